@@ -1,0 +1,30 @@
+"""Image and video generation with state-space diffusion models."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statefilm.models import HTHTransformer
+    from statefilm.pipelines import HTHPipeline, load_pipeline
+
+__version__ = "0.1.0"
+__all__ = ["HTHPipeline", "HTHTransformer", "__version__", "load_pipeline"]
+
+# Resolved at first use: `import statefilm` stays free of torch.
+_HOMES = {
+    "HTHPipeline": "statefilm.pipelines",
+    "HTHTransformer": "statefilm.models",
+    "load_pipeline": "statefilm.pipelines",
+    # diffusers asks a component's library for the base class that says how to load it.
+    "ModelMixin": "diffusers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

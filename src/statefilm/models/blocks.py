@@ -1,0 +1,130 @@
+"""The repeated block of the denoisers: cross-attention, token mixer, feed-forward.
+
+Legend: B batch, T, H, W the grid of tokens, D width, S text tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from statefilm.mixers import build_mixer
+from statefilm.mixers.qk_norm import QKNorm
+from statefilm.scans import Scan
+
+
+class CrossAttention(nn.Module):
+    """Tokens read the text states (arXiv 2502.00972, figure 3).
+
+    Args:
+        dim: width of the tokens.
+        text_dim: width of the text states; keys and values are projected from it directly.
+        head_dim: must divide dim.
+    """
+
+    def __init__(self, dim: int, text_dim: int, head_dim: int = 64) -> None:
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"head_dim {head_dim} does not divide dim {dim}")
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_kv = nn.Linear(text_dim, 2 * dim, bias=False)
+        self.norm = QKNorm(head_dim)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x_BLD: Tensor, text_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        """Returns [B, L, D]; masked text tokens (False) are not read."""
+        q = self.to_q(x_BLD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        k, v = self.to_kv(text_BSD).unflatten(-1, (2, -1, self.head_dim)).transpose(1, 3).unbind(2)
+        q, k = self.norm(q, k)
+        mask = None if mask_BS is None else mask_BS[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(dim, inner)
+        self.linear_out = nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] -> [..., dim]."""
+        return self.linear_out(F.gelu(self.linear_in(x), approximate="tanh"))
+
+
+class HTHBlock(nn.Module):
+    """Cross-attention, mixer along a scan of the grid, feed-forward; each pre-norm and residual.
+
+    Args:
+        dim, text_dim: widths of tokens and text states.
+        ff_dim: inner width of the feed-forward.
+        head_dim: of the cross-attention.
+        mixer: a name of `statefilm.mixers.MIXERS`, built with `mixer_options`.
+        modulated: whether each sublayer takes shift, scale and gate from the timestep
+            (AdaLN-single, arXiv 2310.00426).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        text_dim: int,
+        ff_dim: int,
+        head_dim: int,
+        mixer: str,
+        mixer_options: dict[str, object],
+        modulated: bool,
+    ) -> None:
+        super().__init__()
+        self.norm_cross = nn.LayerNorm(dim, eps=1e-6)
+        self.cross_attention = CrossAttention(dim, text_dim, head_dim)
+        self.norm_mixer = nn.LayerNorm(dim, eps=1e-6)
+        self.mixer = build_mixer(mixer, dim, **mixer_options)
+        self.norm_ff = nn.LayerNorm(dim, eps=1e-6)
+        self.feed_forward = FeedForward(dim, ff_dim)
+        if modulated:
+            self.modulation = nn.Embedding(9, dim)
+
+    def forward(
+        self,
+        x_BTHWD: Tensor,
+        text_BSD: Tensor,
+        mask_BS: Tensor | None,
+        time_B9D: Tensor | None,
+        scan: Scan,
+        positions_L3: Tensor | None,
+    ) -> Tensor:
+        """One block on the grid; `time_B9D` modulates it when the block was built so."""
+        x = x_BTHWD
+        batch, grid, dim = x.shape[0], x.shape[1:4], x.shape[-1]
+        shift, scale, gate = self._modulation(time_B9D, x.dtype)
+
+        h = _modulate(self.norm_cross(x), shift[0], scale[0])
+        h = self.cross_attention(h.flatten(1, 3), text_BSD, mask_BS).view(batch, *grid, dim)
+        x = x + _gate(h, gate[0])
+
+        h = scan.apply(_modulate(self.norm_mixer(x), shift[1], scale[1]))
+        h = scan.invert(self.mixer(h, positions=positions_L3))
+        x = x + _gate(h, gate[1])
+
+        h = self.feed_forward(_modulate(self.norm_ff(x), shift[2], scale[2]))
+        return x + _gate(h, gate[2])
+
+    def _modulation(
+        self, time_B9D: Tensor | None, dtype: torch.dtype
+    ) -> tuple[list[Tensor | None], ...]:
+        """Shifts, scales and gates of the three sublayers, each [B, 1, 1, 1, D]."""
+        if time_B9D is None:
+            return ([None] * 3, [None] * 3, [None] * 3)
+        table = (self.modulation.weight.float() + time_B9D).to(dtype)
+        shift, scale, gate = table[:, :, None, None, None].unflatten(1, (3, 3)).unbind(1)
+        return list(shift.unbind(1)), list(scale.unbind(1)), list(gate.unbind(1))
+
+
+def _modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    return x if shift is None or scale is None else x * (1 + scale) + shift
+
+
+def _gate(x: Tensor, gate: Tensor | None) -> Tensor:
+    return x if gate is None else x * (1 + gate)

@@ -1,0 +1,152 @@
+"""Cost of one denoiser forward from its config alone: tokens, operations and memory.
+
+Counted are the operations of matrix products and convolutions, two for a multiply-add; elementwise
+work, norms and the mixers' depthwise convolutions are left out.
+"""
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from statefilm.mixers import MIXERS
+from statefilm.ops.chunking import CHUNK_SIZE
+
+TIME_FEATURES = 256
+CROSS, FEED_FORWARD, ENDS, CONDITION = "cross-attention", "feed-forward", "patches", "timestep"
+
+
+def token_grid(config: Mapping[str, Any], size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Tokens along (T, H, W) for latents (or pixels) of that size.
+
+    Raises:
+        ValueError: the patch does not divide the size.
+    """
+    (frames, height, width), (t, h, w) = size, config["patch_size"]
+    if frames < 1 or (frames - 1) % t or height % h or width % w:
+        raise ValueError(f"patches of {t}x{h}x{w} do not divide {frames}x{height}x{width}")
+    return 1 + (frames - 1) // t, height // h, width // w
+
+
+def forward_flops(
+    config: Mapping[str, Any], size: tuple[int, int, int], text_tokens: int = 128
+) -> dict[str, int]:
+    """Operations of one forward of one sample, by part; their sum is the whole.
+
+    Args:
+        config: of an `HTHTransformer`, all fields present.
+        size: (frames, rows, columns) of the latents, or of the pixels without a VAE.
+        text_tokens: length of the text states.
+
+    Returns:
+        Part to operations: each kind of mixer by its name, "cross-attention", "feed-forward",
+        "patches" (embedding and head) and "timestep".
+
+    Raises:
+        ValueError: the patch does not divide the size.
+    """
+    grid = token_grid(config, size)
+    length, dim = math.prod(grid), config["dim"]
+    parts: Counter[str] = Counter()
+    for block in config["plan"]:
+        name = block["mixer"]
+        parts[name] += _MIXER_FLOPS[name](length, dim, _mixer_options(config, name))
+        parts[CROSS] += (
+            2
+            * dim
+            * (2 * length * dim + 2 * text_tokens * config["text_dim"] + 2 * length * text_tokens)
+        )
+        parts[FEED_FORWARD] += 4 * length * dim * (config["ff_dim"] or 4 * dim)
+    parts[ENDS] += _patch_flops(config, grid, size)
+    parts[CONDITION] += 2 * dim * (TIME_FEATURES + dim)
+    if config["conditioning"] == "adaln_single":
+        parts[CONDITION] += 2 * dim * 9 * dim
+    return dict(parts)
+
+
+def activation_bytes(
+    config: Mapping[str, Any], size: tuple[int, int, int], itemsize: int = 4
+) -> int:
+    """Peak memory of one forward of one sample without gradients, beside weights and input.
+
+    The factors are measured, and the result is right within a factor of two.
+
+    Args:
+        config, size: as for `forward_flops`.
+        itemsize: bytes of a number in the compute dtype.
+    """
+    scans = any(block["mixer"] != "attention" for block in config["plan"])
+    tokens = math.prod(token_grid(config, size))
+    numbers = tokens * config["dim"] * (45 if scans else 20)
+    if config["patch_embed"] == "conv":
+        numbers += round(4.5 * math.prod(size) * config["patch_width"])
+    return itemsize * numbers
+
+
+def _mixer_options(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    signature = inspect.signature(MIXERS[name])
+    defaults = {
+        key: parameter.default
+        for key, parameter in signature.parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    return {**defaults, **(config["mixer_options"] or {}).get(name, {})}
+
+
+def _hydra(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    inner, state, groups = options["expand"] * dim, options["state_dim"], options["groups"]
+    heads = inner // options["head_dim"]
+    projections = dim * (2 * inner + 4 * groups * state + 2 * heads) + inner * heads + inner * dim
+    size = min(CHUNK_SIZE, length)
+    chunks = -(-length // size)
+    inside = 2 * groups * size * size * state + size * size * inner
+    between = 4 * size * state * inner if chunks > 1 else 0
+    return 2 * (length * projections + chunks * (inside + between))
+
+
+def _bimamba2(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    inner, state, groups = options["expand"] * dim, options["state_dim"], options["groups"]
+    heads = inner // options["head_dim"]
+    projections = dim * (2 * inner + 4 * groups * state + 2 * heads) + inner * dim
+    size = min(CHUNK_SIZE, length)
+    chunks = -(-length // size)
+    inside = 2 * groups * size * size * state + 2 * size * size * inner
+    between = 4 * size * state * inner
+    return 2 * (length * projections + chunks * (inside + between))
+
+
+def _linear_attention(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    return 2 * length * dim * (5 * dim + 2 * options["head_dim"] + 1)
+
+
+def _attention(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    return 2 * length * dim * (4 * dim + 2 * length)
+
+
+_MIXER_FLOPS: dict[str, Callable[[int, int, Mapping[str, Any]], int]] = {
+    "hydra": _hydra,
+    "bimamba2": _bimamba2,
+    "linear_attention": _linear_attention,
+    "attention": _attention,
+}
+
+
+def _patch_flops(
+    config: Mapping[str, Any], grid: tuple[int, int, int], size: tuple[int, int, int]
+) -> int:
+    """Patch embedding and head: the linear layers, and the convolutions of `ConvPatch`."""
+    (frames, height, width), (patch_t, patch_h, patch_w) = size, config["patch_size"]
+    channels = config["in_channels"]
+    features, convolutions = channels * patch_h * patch_w, 0
+    if config["patch_embed"] == "conv":
+        widths = [config["patch_width"] * 2**level for level in range(patch_h.bit_length())]
+        features = widths[-1]
+        convolutions = 2 * 9 * height * width * channels * widths[0]  # stem and head
+        for level, (fine, coarse) in enumerate(pairwise(widths)):
+            pixels = height * width // 4**level
+            convolutions += pixels // 4 * coarse * fine * (9 + 4)  # down, and up before shuffling
+            convolutions += pixels * 9 * fine * fine
+    linear = 2 * math.prod(grid) * patch_t * features * config["dim"]
+    return 2 * (linear + frames * convolutions)

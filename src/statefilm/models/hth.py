@@ -1,0 +1,216 @@
+"""HTHTransformer: the Hydra-Transformer Hybrid denoiser; with an all-attention plan, the DiT.
+
+Legend: B batch, C channels, T, H, W frames and pixels (or tokens of the grid), D width, S text.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from statefilm.models.blocks import HTHBlock
+from statefilm.models.embeddings import TimestepEmbedder, linear_float32, sinusoidal_positions
+from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
+from statefilm.models.plan import Plan, check_plan, hybrid_plan
+from statefilm.scans import get_scan
+
+SIGMA_FLOOR = 0.05  # of the division that turns a predicted sample into a velocity
+
+
+class HTHTransformer(ModelMixin, ConfigMixin):
+    """Diffusion denoiser that mixes tokens as its plan says (HTH, arXiv 2502.00972).
+
+    Fields marked (open) are not published; their defaults are this project's choice.
+
+    Args:
+        in_channels: channels of the latents (or 3 for pixels).
+        patch_size: (frames, rows, columns) of a token. With more than one frame the first frame
+            stands alone and the number of frames is 1 + k * patch_size[0].
+        dim: width of the tokens (open).
+        text_dim: width of the text states.
+        plan: one entry a block, {"mixer", "image_scan", "video_scan"}; None is the published
+            layout of 3 x (10 Hydra + 1 self-attention).
+        head_dim: of cross- and self-attention (open).
+        ff_dim: inner width of the feed-forward; None is 4 * dim (open).
+        mixer_options: constructor options by mixer name, e.g. {"hydra": {"state_dim": 64}}.
+        conditioning: "add" puts the timestep's embedding onto the tokens (as published);
+            "adaln_single" modulates every sublayer (arXiv 2310.00426).
+        position: "sinusoidal" (absolute, as published), "rope" (rotary, in self-attention only)
+            or "none".
+        patch_embed: "plain" patches, or "conv" for a convolutional stem and head.
+        patch_width: channels of "conv" at full resolution.
+        head_target: what the head predicts, "velocity" or "sample". Either way `forward` returns
+            what the diffusion process asks for: a predicted sample x0 is returned as the velocity
+            (x_t - x0) / sigma that it implies (arXiv 2511.13720).
+
+    Raises:
+        ValueError: a field out of its range, or an unknown name; one line that says what is valid.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["HTHBlock"]
+    _repeated_blocks = ["HTHBlock"]
+    _skip_layerwise_casting_patterns = ["timestep_embedder", "norm", "A_log", "dt_bias"]
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 16,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        dim: int = 2816,
+        text_dim: int = 4096,
+        plan: Plan | None = None,
+        head_dim: int = 64,
+        ff_dim: int | None = None,
+        mixer_options: dict[str, dict[str, Any]] | None = None,
+        conditioning: str = "add",
+        position: str = "sinusoidal",
+        patch_embed: str = "plain",
+        patch_width: int = 16,
+        head_target: str = "velocity",
+    ) -> None:
+        super().__init__()
+        _check("conditioning", conditioning, ("add", "adaln_single"))
+        _check("position", position, ("sinusoidal", "rope", "none"))
+        _check("patch_embed", patch_embed, ("plain", "conv"))
+        _check("head_target", head_target, ("velocity", "sample"))
+        plan = hybrid_plan() if plan is None else check_plan(plan)
+        self.register_to_config(plan=plan, patch_size=tuple(patch_size))
+        options = {name: dict(values) for name, values in (mixer_options or {}).items()}
+        if position == "rope":
+            options["attention"] = {"rope": "3d", **options.get("attention", {})}
+        options["attention"] = {"head_dim": head_dim, **options.get("attention", {})}
+
+        modulated = conditioning == "adaln_single"
+        if patch_embed == "conv":
+            self.patch = ConvPatch(in_channels, in_channels, patch_size[1:], patch_width)
+        else:
+            self.patch = PlainPatch(in_channels, in_channels, patch_size[1:])
+        self.token_in = nn.Linear(patch_size[0] * self.patch.in_features, dim)
+        self.timestep_embedder = TimestepEmbedder(dim)
+        self.text_norm = nn.RMSNorm(text_dim, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            HTHBlock(
+                dim,
+                text_dim,
+                ff_dim or 4 * dim,
+                head_dim,
+                block["mixer"],
+                options.get(block["mixer"], {}),
+                modulated,
+            )
+            for block in plan
+        )
+        self.norm_out = nn.LayerNorm(dim, eps=1e-6)
+        self.token_out = nn.Linear(dim, patch_size[0] * self.patch.out_features)
+        if modulated:
+            self.time_modulation = nn.Linear(dim, 9 * dim)
+        self.gradient_checkpointing = False
+        if self.token_in.weight.device.type != "meta":
+            self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Residual branches start small, modulation neutral, the output zero."""
+        residual = 1 / math.sqrt(3 * len(self.blocks))
+        with torch.no_grad():
+            for block in self.blocks:
+                block.cross_attention.to_out.weight.mul_(residual)
+                block.mixer.out_proj.weight.mul_(residual)
+                block.feed_forward.linear_out.weight.mul_(residual)
+                if self.config.conditioning == "adaln_single":
+                    block.modulation.weight.zero_()
+            if self.config.conditioning == "adaln_single":
+                self.time_modulation.weight.zero_()
+                self.time_modulation.bias.zero_()
+        self.patch.init_output(self.token_out)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Denoise once.
+
+        Args:
+            hidden_states: noisy latents [B, C, T, H, W]; T = 1 is an image.
+            timestep: [B], 0 to 1000 (1000 sigma for flow matching).
+            encoder_hidden_states: text states [B, S, text_dim].
+            encoder_attention_mask: [B, S], true where there is text; None reads all.
+
+        Returns:
+            `.sample`, the prediction, with the shape of `hidden_states`.
+
+        Raises:
+            ValueError: a size that the patch does not divide, or channels that do not fit.
+        """
+        self._check_sizes(hidden_states)
+        config = self.config
+        batch, _, frames = hidden_states.shape[:3]
+        dtype = self.token_in.weight.dtype
+
+        # 1. Frames to a grid of tokens, [B, T, H, W, D].
+        pixels = hidden_states.transpose(1, 2).flatten(0, 1).to(dtype)
+        features, skips = self.patch.encode(pixels)
+        features = features.unflatten(0, (batch, frames))
+        x = self.token_in(merge_time(features, config.patch_size[0])).to(dtype)
+        grid = (x.shape[1], x.shape[2], x.shape[3])
+
+        # 2. Conditions: position, timestep, text.
+        if config.position == "sinusoidal":
+            x = x + sinusoidal_positions(grid, config.dim, x.device).to(dtype)
+        time_BD = self.timestep_embedder(timestep)
+        time_B9D = None
+        if config.conditioning == "adaln_single":
+            with torch.autocast(x.device.type, enabled=False):
+                modulation = linear_float32(F.silu(time_BD), self.time_modulation)
+            time_B9D = modulation.unflatten(-1, (9, -1))
+        else:
+            x = x + time_BD[:, None, None, None].to(dtype)
+        text = self.text_norm(encoder_hidden_states.to(dtype))
+        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
+
+        # 3. The blocks, each along its own scan.
+        name = "image_scan" if grid[0] == 1 else "video_scan"
+        for block, entry in zip(self.blocks, config.plan, strict=True):
+            scan = get_scan(entry[name], *grid, device=x.device)
+            positions = scan.positions if config.position == "rope" else None
+            args = (x, text, mask, time_B9D, scan, positions)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, *args)
+            else:
+                x = block(*args)
+
+        # 4. Tokens back to frames.
+        features = split_time(self.token_out(self.norm_out(x)), config.patch_size[0])
+        sample = self.patch.decode(features.flatten(0, 1), skips).unflatten(0, (batch, frames))
+        sample = sample.transpose(1, 2).to(hidden_states.dtype)
+        if config.head_target == "sample":
+            sigma = (timestep.float() / 1000).clamp_min(SIGMA_FLOOR).view(-1, 1, 1, 1, 1)
+            sample = ((hidden_states.float() - sample.float()) / sigma).to(hidden_states.dtype)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _check_sizes(self, hidden_states: Tensor) -> None:
+        if hidden_states.dim() != 5 or hidden_states.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"hidden_states has shape {tuple(hidden_states.shape)}, expected "
+                f"(batch, {self.config.in_channels}, frames, height, width)"
+            )
+        frames, height, width = hidden_states.shape[2:]
+        t, h, w = self.config.patch_size
+        if frames < 1 or (frames - 1) % t:
+            raise ValueError(f"{frames} frames do not fit patches of {t}; valid: 1 + k * {t}")
+        if height % h or width % w or not height or not width:
+            raise ValueError(f"size {height}x{width} is not divisible by the patch {h}x{w}")
+
+
+def _check(field: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"unknown {field} {value!r}; valid: {', '.join(valid)}")

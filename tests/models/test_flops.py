@@ -1,0 +1,62 @@
+"""The config's arithmetic equals what torch counts in a real forward of the same size."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from statefilm.models import build
+from statefilm.models.flops import forward_flops, token_grid
+
+TEXT_TOKENS = 24
+EVERY_MIXER = [
+    {"mixer": mixer, "image_scan": "H", "video_scan": "H"}
+    for mixer in ("bimamba2", "linear_attention", "hydra", "attention")
+]
+GROUPED = {"hydra": {"groups": 2, "state_dim": 16}, "bimamba2": {"groups": 2, "head_dim": 32}}
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "overrides"),
+    [
+        ("hth_tiny", (1, 64, 64), {}),
+        ("hth_tiny", (17, 64, 64), {}),
+        ("hth_tiny", (1, 72, 160), {"conditioning": "add", "patch_embed": "plain"}),
+        ("dit_tiny", (17, 64, 64), {}),
+        ("hth_300m", (5, 32, 48), {}),
+        ("hth_tiny", (5, 64, 64), {"plan": EVERY_MIXER, "mixer_options": GROUPED}),
+    ],
+)
+def test_equals_torchs_count(preset, size, overrides):
+    with FakeTensorMode(), torch.no_grad():  # shapes only: no memory, no arithmetic
+        model = build(preset, **overrides)
+        latents = torch.zeros(1, model.config.in_channels, *size)
+        text = torch.zeros(1, TEXT_TOKENS, model.config.text_dim)
+        # The fused attention of CPUs is unknown to the counter; its plain form has the same cost.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(latents, torch.zeros(1), text)
+    parts = forward_flops(model.config, size, TEXT_TOKENS)
+    assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert set(parts) == {block["mixer"] for block in model.config.plan} | {
+        "cross-attention",
+        "feed-forward",
+        "patches",
+        "timestep",
+    }
+
+
+def test_attention_is_quadratic_and_hydra_linear():
+    with torch.device("meta"):
+        config = build("hth_300m").config
+    small, large = (forward_flops(config, (1, side, side)) for side in (128, 256))
+    assert large["hydra"] == 4 * small["hydra"]
+    assert large["attention"] > 6 * small["attention"]
+
+
+def test_token_grid():
+    config = {"patch_size": (4, 8, 8)}
+    assert token_grid(config, (17, 64, 128)) == (5, 8, 16)
+    for size in [(16, 64, 64), (17, 63, 64), (17, 64, 60), (0, 64, 64)]:
+        with pytest.raises(ValueError, match="do not divide"):
+            token_grid(config, size)

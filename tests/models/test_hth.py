@@ -1,0 +1,207 @@
+"""HTHTransformer: shapes, conditions, plans, presets, saving."""
+
+import pytest
+import torch
+
+from statefilm.models import PRESETS, HTHTransformer, build, hybrid_plan, to_video
+from statefilm.models.patch import merge_time, split_time
+
+TOY = {
+    "in_channels": 3,
+    "patch_size": (1, 2, 2),
+    "dim": 32,
+    "text_dim": 12,
+    "head_dim": 16,
+    "plan": to_video(hybrid_plan(1, 4)),
+    "mixer_options": {"hydra": {"state_dim": 8, "head_dim": 16}},
+}
+
+
+def toy(**changes):
+    torch.manual_seed(0)
+    model = HTHTransformer(**{**TOY, **changes})
+    with torch.no_grad():
+        for p in model.parameters():  # the zero output would hide everything before it
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def inputs(batch=2, frames=1, height=4, width=6, channels=3):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, channels, frames, height, width, generator=generator)
+    text = torch.randn(batch, 5, TOY["text_dim"], generator=generator)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])[:batch]
+    return x, torch.tensor([700.0, 30.0])[:batch], text, mask
+
+
+VARIANTS = [
+    {},
+    {"conditioning": "adaln_single"},
+    {"position": "rope"},
+    {"position": "none"},
+    {"patch_size": (4, 2, 2)},
+    {"patch_size": (2, 4, 4), "patch_embed": "conv", "patch_width": 4},
+    {"head_target": "sample"},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("frames", [1, 5])
+def test_output_has_the_shape_of_the_input_and_all_parameters_learn(changes, frames):
+    model = toy(**changes)
+    x, t, text, mask = inputs(frames=frames, height=8, width=12)
+    y = model(x, t, text, mask).sample
+    assert y.shape == x.shape
+    y.square().mean().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_a_fresh_model_predicts_zero(changes):
+    model = HTHTransformer(**{**TOY, **changes})
+    x, t, text, mask = inputs(frames=5, height=8, width=12)
+    y = model(x, t, text, mask).sample
+    sigma = (t / 1000).clamp_min(0.05).view(-1, 1, 1, 1, 1)
+    expected = x / sigma if changes.get("head_target") == "sample" else torch.zeros_like(x)
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("conditioning", ["add", "adaln_single"])
+def test_timestep_and_text_matter_and_masked_text_does_not(conditioning):
+    model = toy(conditioning=conditioning)
+    x, t, text, mask = inputs()
+    base = model(x, t, text, mask).sample
+    assert not torch.allclose(base, model(x, t + 100, text, mask).sample)
+    assert not torch.allclose(base, model(x, t, text + 1, mask).sample)
+    hidden = text.clone()
+    hidden[1, 3:] += 1
+    torch.testing.assert_close(model(x, t, hidden, mask).sample, base)
+
+
+def test_samples_of_a_batch_do_not_meet():
+    model = toy()
+    x, t, text, mask = inputs(frames=3)
+    both = model(x, t, text, mask).sample
+    alone = model(x[1:], t[1:], text[1:], mask[1:]).sample
+    torch.testing.assert_close(both[1:], alone)
+
+
+def test_the_plan_changes_the_video_and_neither_the_image_nor_the_state_dict():
+    image = toy(plan=hybrid_plan(1, 4))
+    video = toy(plan=to_video(hybrid_plan(1, 4), 1.0))
+    shapes = {k: v.shape for k, v in image.state_dict().items()}
+    assert shapes == {k: v.shape for k, v in video.state_dict().items()}
+    video.load_state_dict(image.state_dict())
+    torch.testing.assert_close(image(*inputs()).sample, video(*inputs()).sample)
+    clip = inputs(frames=3)
+    assert not torch.allclose(image(*clip).sample, video(*clip).sample)
+
+
+def test_video_mixes_time():
+    model = toy()
+    x, t, text, mask = inputs(frames=4)
+    base = model(x, t, text, mask).sample
+    x[:, :, 3] += 1
+    assert not torch.allclose(base[:, :, 0], model(x, t, text, mask).sample[:, :, 0])
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9])
+def test_time_merging_keeps_every_frame(frames):
+    x = torch.randn(2, frames, 3, 2, 4)
+    merged = merge_time(x, 4)
+    assert merged.shape == (2, 1 + (frames - 1) // 4, 3, 2, 16)
+    torch.testing.assert_close(split_time(merged, 4), x)
+
+
+def test_plain_patches_are_exact():
+    from statefilm.models.patch import PlainPatch
+
+    patch = PlainPatch(3, 3, (2, 4))
+    frames = torch.randn(5, 3, 6, 8)
+    features, skips = patch.encode(frames)
+    assert features.shape == (5, 3, 2, 24)
+    torch.testing.assert_close(patch.decode(features, skips), frames)
+    # A token's features are its own pixels.
+    torch.testing.assert_close(features[0, 1, 1].view(3, 2, 4), frames[0, :, 2:4, 4:8])
+
+
+def test_a_predicted_sample_is_returned_as_its_velocity():
+    model = toy(head_target="sample")
+    x, t, text, mask = inputs()
+    x0 = toy(head_target="velocity")(x, t, text, mask).sample
+    sigma = torch.tensor([0.7, 0.05]).view(-1, 1, 1, 1, 1)  # 0.03 is below the floor
+    torch.testing.assert_close(model(x, t, text, mask).sample, (x - x0) / sigma)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model = toy()
+    args = inputs(frames=3)
+    model(*args).sample.square().mean().backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.train().enable_gradient_checkpointing()
+    model(*args).sample.square().mean().backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, plain[name])
+
+
+def test_bfloat16_stays_close():
+    model = toy(conditioning="adaln_single")
+    args = inputs(frames=3)
+    exact = model(*args).sample
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (model(*args).sample - exact).abs().max() < 0.03 * exact.abs().max()
+    x, t, text, mask = args
+    half = model.to(torch.bfloat16)(x.bfloat16(), t, text.bfloat16(), mask).sample
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_saved_and_loaded(tmp_path):
+    model = toy(patch_size=(4, 2, 2))
+    model.save_pretrained(tmp_path)
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
+    loaded = HTHTransformer.from_pretrained(tmp_path)
+    assert loaded.config.plan == model.config.plan
+    args = inputs(frames=5)
+    torch.testing.assert_close(loaded(*args).sample, model(*args).sample)
+
+
+@pytest.mark.parametrize("family", ["5b", "1b", "300m", "tiny"])
+def test_hth_and_dit_have_equal_parameters(family):
+    with torch.device("meta"):
+        hth, dit = (build(f"{kind}_{family}").num_parameters() for kind in ("hth", "dit"))
+    assert abs(dit / hth - 1) < 0.01
+
+
+def test_the_5b_preset_is_5b():
+    with torch.device("meta"):
+        model = build("hth_5b")
+    assert abs(model.num_parameters() / 5.0e9 - 1) < 0.02
+    assert next(model.parameters()).is_meta
+    assert len(model.blocks) == 33
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build("hth_6b"), "hth_6b"),
+        (lambda: build("hth_tiny", widht=3), "widht"),
+        (lambda: toy(conditioning="film"), "'film'"),
+        (lambda: toy(plan=[]), "no block"),
+        (lambda: toy(plan=[{"mixer": "mamba9", "image_scan": "H", "video_scan": "H"}]), "mamba9"),
+        (lambda: toy(plan=[{"mixer": "hydra", "image_scan": "Q", "video_scan": "H"}]), "'Q'"),
+        (lambda: toy()(*inputs(height=5)), "5x6"),
+        (lambda: toy(patch_size=(4, 2, 2))(*inputs(frames=4)), "4 frames"),
+        (lambda: toy()(*inputs(channels=4)), "expected"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_presets_are_valid_configs():
+    assert {name.split("_")[0] for name in PRESETS} == {"hth", "dit"}

@@ -1,0 +1,73 @@
+"""Plans: the published layout, and the change from images to videos."""
+
+import pytest
+
+from statefilm.models import attention_plan, hybrid_plan, to_video
+
+
+def test_published_layout_is_three_sets_of_ten_and_one():
+    plan = hybrid_plan()
+    assert len(plan) == 33
+    assert [i for i, b in enumerate(plan) if b["mixer"] == "attention"] == [10, 21, 32]
+    assert [b["image_scan"] for b in plan[:4]] == ["H", "V", "H", "V"]
+    assert all(b["image_scan"] == b["video_scan"] for b in plan)
+
+
+@pytest.mark.parametrize(("place", "index"), [("first", 0), ("middle", 5), ("last", 10)])
+def test_place_of_the_attention_block(place, index):
+    mixers = [b["mixer"] for b in hybrid_plan(1, attention=place)]
+    assert mixers.index("attention") == index
+    assert len(mixers) == 11
+
+
+def test_scans_go_on_alternating_across_sets():
+    scans = [b["image_scan"] for b in hybrid_plan(2, 3) if b["mixer"] == "hydra"]
+    assert scans == ["H", "V", "H", "V", "H", "V"]
+
+
+@pytest.mark.parametrize("placement", ["spread", "first", "last"])
+def test_four_of_ten_turn_temporal_major_in_every_set(placement):
+    plan = hybrid_plan()
+    video = to_video(plan, placement=placement)
+    assert [b["mixer"] for b in video] == [b["mixer"] for b in plan]
+    assert [b["image_scan"] for b in video] == [b["image_scan"] for b in plan]
+    for start in (0, 11, 22):
+        scans = [b["video_scan"] for b in video[start : start + 11]]
+        assert sorted(s for s in scans if s[0] == "T") == ["TH", "TH", "TV", "TV"]
+        turned = [i for i, s in enumerate(scans) if s[0] == "T"]
+        if placement == "first":
+            assert turned == [0, 1, 2, 3]
+        elif placement == "last":
+            assert turned == [6, 7, 8, 9]
+        else:
+            assert turned == [2, 3, 6, 7]
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0, 0), (0.3, 3), (1, 10)])
+def test_any_fraction(fraction, count):
+    video = to_video(hybrid_plan(1), fraction)
+    assert sum(b["video_scan"][0] == "T" for b in video) == count
+
+
+def test_a_video_plan_is_planned_anew():
+    video = to_video(hybrid_plan(1), 1.0)
+    assert to_video(video, 0.4) == to_video(hybrid_plan(1), 0.4)
+
+
+def test_attention_plan_has_no_block_to_turn():
+    assert to_video(attention_plan(3), 1.0) == attention_plan(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hybrid_plan(attention="top"), "'top'"),
+        (lambda: hybrid_plan(0), "0 x 10"),
+        (lambda: hybrid_plan(scans=("X",)), "'X'"),
+        (lambda: to_video(hybrid_plan(), 1.5), "1.5"),
+        (lambda: to_video(hybrid_plan(), placement="middle"), "'middle'"),
+    ],
+)
+def test_bad_values_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
