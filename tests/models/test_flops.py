@@ -1,13 +1,16 @@
-"""The config's arithmetic equals what torch counts in a real forward of the same size."""
+"""The config's arithmetic against what torch counts in a real forward of the same size."""
+
+from itertools import accumulate
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from statefilm.models import build
-from statefilm.models.flops import forward_flops, token_grid
+from statefilm.models.flops import activation_bytes, forward_flops, token_grid
 
 TEXT_TOKENS = 24
 EVERY_MIXER = [
@@ -52,6 +55,28 @@ def test_attention_is_quadratic_and_hydra_linear():
     small, large = (forward_flops(config, (1, side, side)) for side in (128, 256))
     assert large["hydra"] == 4 * small["hydra"]
     assert large["attention"] > 6 * small["attention"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "overrides"),
+    [
+        ("hth_tiny", (1, 128, 128), {}),
+        ("hth_tiny", (9, 64, 64), {}),
+        ("dit_tiny", (5, 64, 64), {}),
+        ("hth_300m", (1, 64, 64), {"dim": 128, "plan": EVERY_MIXER[:1]}),
+        ("hth_300m", (1, 64, 64), {"dim": 128, "plan": EVERY_MIXER[1:2]}),
+        ("hth_300m", (1, 64, 64), {"dim": 128, "plan": EVERY_MIXER[2:]}),
+    ],
+)
+def test_memory_is_near_the_allocators_peak(preset, size, overrides):
+    model = build(preset, **overrides)
+    latents = torch.zeros(1, model.config.in_channels, *size)
+    text = torch.zeros(1, TEXT_TOKENS, model.config.text_dim)
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        model(latents, torch.zeros(1), text)
+    events = sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    peak = max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+    assert 1 / 1.5 < activation_bytes(model.config, size) / peak < 1.5
 
 
 def test_token_grid():

@@ -169,6 +169,19 @@ def test_saved_and_loaded(tmp_path):
     torch.testing.assert_close(loaded(*args).sample, model(*args).sample)
 
 
+def test_what_decays_stays_float32_in_a_model_loaded_in_bfloat16(tmp_path):
+    model = toy(conditioning="adaln_single")
+    model.save_pretrained(tmp_path)
+    half = HTHTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    kept = {name for name, p in half.named_parameters() if p.dtype == torch.float32}
+    assert {"blocks.0.mixer.A_log", "blocks.0.mixer.dt_bias"} <= kept
+    assert half.token_in.weight.dtype == torch.bfloat16
+    x, t, text, mask = inputs()
+    y = half(x.bfloat16(), t, text.bfloat16(), mask).sample
+    exact = model(x, t, text, mask).sample
+    assert (y.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 @pytest.mark.parametrize("family", ["5b", "1b", "300m", "tiny"])
 def test_hth_and_dit_have_equal_parameters(family):
     with torch.device("meta"):

@@ -55,6 +55,7 @@ class HTHTransformer(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["HTHBlock"]
     _repeated_blocks = ["HTHBlock"]
+    _keep_in_fp32_modules = ["timestep_embedder", "A_log", "dt_bias"]
     _skip_layerwise_casting_patterns = ["timestep_embedder", "norm", "A_log", "dt_bias"]
 
     @register_to_config

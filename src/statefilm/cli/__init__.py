@@ -1,0 +1,1 @@
+"""The `statefilm` command: parsing, checking, running and reporting; imports torch late."""

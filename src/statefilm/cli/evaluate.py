@@ -1,0 +1,136 @@
+"""`statefilm eval`: a model measured on the checkable world; a table and results.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from statefilm.cli import options
+from statefilm.cli.console import Console
+from statefilm.cli.errors import CommandError
+from statefilm.errors import suggest
+
+if TYPE_CHECKING:
+    import torch
+
+    from statefilm.pipelines import HTHPipeline
+
+app = typer.Typer(help="Measure a model: a table and results.json.", rich_markup_mode=None)
+
+
+@app.callback()
+def _suites() -> None:
+    pass
+
+
+@app.command()
+def world(
+    model: options.Model = options.DEFAULT_MODEL,
+    images_per_task: Annotated[
+        int, typer.Option("--images-per-task", min=1, help="At least so many of each task.")
+    ] = 400,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="Image tasks, with commas. [all six]")
+    ] = None,
+    video: Annotated[bool, typer.Option(help="Also score the motion of clips.")] = True,
+    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to score.")] = 128,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    sampler: options.Sampler = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Image i uses seed + i.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 32,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for results.json and samples.")
+    ] = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Read made images and clips back from their pixels and score them."""
+    from tqdm import tqdm
+
+    from statefilm.data.world.tasks import T2I_TASKS
+    from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v
+    from statefilm.pipelines import load_pipeline, resolve_model
+    from statefilm.pipelines.checkpoint import model_hash
+    from statefilm.pipelines.sampling import default_sampler, make_scheduler
+
+    console = Console(json=as_json, quiet=quiet)
+    if output is not None and (output / "results.json").exists() and not force:
+        raise CommandError(f"{output / 'results.json'} exists", "--force overwrites it")
+    chosen = list(T2I_TASKS) if tasks is None else [task for task in tasks.split(",") if task]
+    for task in chosen:
+        if task not in T2I_TASKS:
+            raise suggest(task, T2I_TASKS, "task")
+    if not chosen and not video:
+        raise CommandError("nothing to score: no tasks and no video")
+    pipe = load_pipeline(model, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    settings: dict[str, Any] = {
+        "num_inference_steps": _or(steps, pipe.config.default_steps),
+        "guidance_scale": _or(guidance_scale, pipe.config.default_guidance_scale),
+        "sampler": _or(sampler, default_sampler(pipe.scheduler)),
+    }
+    make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"])
+    details = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings}
+    results = Results({}, details={"run": details})
+
+    bar = tqdm(unit="sample", disable=not console.progress)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    if chosen:
+        results |= evaluate_t2i(
+            generator(pipe, 1, settings),
+            images_per_task=images_per_task,
+            tasks=chosen,
+            seed=seed,
+            batch_size=batch_size,
+            progress=show,
+        )
+    if video:
+        bar.reset()
+        results |= evaluate_t2v(
+            generator(pipe, pipe.config.default_num_frames, settings),
+            clips=clips,
+            seed=seed,
+            batch_size=max(1, batch_size // 4),
+            progress=show,
+        )
+    bar.close()
+    if output is not None:
+        console.note(f"written: {results.write(output)}")
+    print(json.dumps(results.as_dict()) if as_json else results.table())
+
+
+def generator(
+    pipe: HTHPipeline, num_frames: int, settings: Mapping[str, Any]
+) -> Callable[[list[str], list[int]], torch.Tensor]:
+    """The pipeline as the protocols call it: prompts and seeds to frames in [-1, 1]."""
+    import torch
+
+    def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        output: Any = pipe(
+            prompts,
+            num_frames=num_frames,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="pt",
+            **settings,
+        )
+        frames: torch.Tensor = output.frames
+        return frames.transpose(1, 2) * 2 - 1
+
+    return generate
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,139 @@
+"""What an evaluation hands back: figures with their intervals and floors, a table, samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from statefilm.evaluation.world.statistics import mean_interval, wilson_interval
+
+SUBSETS = ("seen", "heldout")
+_BORDER = 2  # pixels between the pictures of a grid
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure in [0, 1].
+
+    Attributes:
+        low, high: its 95 % interval.
+        n: how many images or clips it rests on.
+        floor: its value for the same images under shuffled prompts.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture kept to be looked at: uint8 [3, H, W] (a clip as a strip of frames)."""
+
+    prompt: str
+    image: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The outcome of a protocol.
+
+    Attributes:
+        metrics: figures by their names, such as "colors.strict" or "colors.strict.heldout".
+        oracle: what rendered truth scores in place of the generated pictures, by the same names.
+        samples: a few pictures by name, such as "colors.right" and "colors.wrong".
+        details: how the figures were made; goes into the file as it is.
+    """
+
+    metrics: dict[str, Metric]
+    oracle: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __or__(self, other: Results) -> Results:
+        """Both together."""
+        return Results(
+            self.metrics | other.metrics,
+            self.oracle | other.oracle,
+            self.samples | other.samples,
+            self.details | other.details,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Metrics, oracle and details, ready for JSON; the samples' pictures are left out."""
+        metrics = {name: asdict(metric) for name, metric in self.metrics.items()}
+        return {"metrics": metrics, "oracle": self.oracle, "details": self.details}
+
+    def table(self) -> str:
+        """A text table, one line for each figure, its seen and held-out parts beside it."""
+        names = [name for name in self.metrics if not name.endswith(SUBSETS)]
+        width = max(map(len, ["metric", *names]))
+        head = f"{'metric':{width}}  value  95 % interval       n  floor  oracle   seen  heldout"
+        return "\n".join([head, *(self._line(name, width) for name in names)])
+
+    def write(self, folder: str | Path) -> Path:
+        """Writes `results.json` and a grid of each list of samples; returns the JSON file's path.
+
+        The file's "samples" names each grid's prompts, row by row.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = {}
+        for name, samples in self.samples.items():
+            if samples:
+                grid([sample.image for sample in samples]).save(folder / f"{name}.png")
+                listed[f"{name}.png"] = [sample.prompt for sample in samples]
+        content = self.as_dict() | {"samples": listed}
+        path = folder / "results.json"
+        path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        return path
+
+    def _line(self, name: str, width: int) -> str:
+        metric = self.metrics[name]
+        parts = [self.metrics.get(f"{name}.{subset}") for subset in SUBSETS]
+        oracle, seen, heldout = (
+            "-" if value is None else f"{value:.3f}"
+            for value in (self.oracle.get(name), *(part and part.value for part in parts))
+        )
+        return (
+            f"{name:{width}}  {metric.value:.3f}  {metric.low:.3f} to {metric.high:.3f}"
+            f"{metric.n:7d}  {metric.floor:.3f}  {oracle:>6}  {seen:>5}  {heldout:>7}"
+        )
+
+
+def proportion(verdicts: Sequence[bool], floor: float) -> Metric:
+    """The part of verdicts that are true, with Wilson's interval."""
+    right, total = sum(verdicts), len(verdicts)
+    return Metric(right / total, *wilson_interval(right, total), total, floor)
+
+
+def mean(metrics: Sequence[Metric]) -> Metric:
+    """The unweighted mean of independent figures."""
+    return Metric(
+        sum(metric.value for metric in metrics) / len(metrics),
+        *mean_interval([(metric.value, metric.low, metric.high) for metric in metrics]),
+        sum(metric.n for metric in metrics),
+        sum(metric.floor for metric in metrics) / len(metrics),
+    )
+
+
+def grid(images: Sequence[torch.Tensor], columns: int = 4) -> Image.Image:
+    """Pictures of one size, uint8 [3, H, W], row by row on white."""
+    height, width = images[0].shape[1:]
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    size = (columns * (width + _BORDER) - _BORDER, rows * (height + _BORDER) - _BORDER)
+    sheet = Image.new("RGB", size, "white")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        corner = (column * (width + _BORDER), row * (height + _BORDER))
+        sheet.paste(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()), corner)
+    return sheet

@@ -1,0 +1,113 @@
+"""From a model's name or folder to a pipeline on a device, without any network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from statefilm.errors import UsageError, suggest
+from statefilm.pipelines.hth import HTHPipeline
+
+__all__ = ["bundled_models", "load_pipeline", "pick_device", "pick_dtype", "resolve_model"]
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def bundled_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(index.parent.name for index in BUNDLED.glob("*/model_index.json"))
+
+
+def resolve_model(name_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder of a bundled model, of a pipeline, or of the pipeline inside a training run.
+
+    Raises:
+        FileNotFoundError: it looks like a path and is not there.
+        UsageError: unknown name; the nearest is suggested.
+    """
+    name = os.fspath(name_or_folder)
+    if name in bundled_models():
+        return BUNDLED / name
+    folder = Path(name)
+    if folder.is_dir():
+        inner = folder / "pipeline"
+        is_run = not (folder / "model_index.json").is_file()
+        return inner if is_run and (inner / "model_index.json").is_file() else folder
+    if len(folder.parts) > 1 or folder.is_absolute():
+        raise FileNotFoundError(f"model folder not found: {name}")
+    raise suggest(name, bundled_models(), "model")
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device by name; "auto" is the GPU where there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {str(device)!r} is not available ({reason})") from None
+    return chosen
+
+
+def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The compute dtype by name; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise suggest(dtype, ["auto", *DTYPES], "dtype")
+    return DTYPES[dtype]
+
+
+def load_pipeline(
+    name_or_folder: str | os.PathLike[str],
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+) -> HTHPipeline:
+    """A pipeline ready to call.
+
+    Args:
+        name_or_folder: a bundled model's name, or a local folder.
+        dtype: "auto", "float32", "bfloat16", "float16" or a torch dtype. In float16 the VAE stays
+            in float32, where its activations do not overflow.
+        device: "auto" or a torch device.
+
+    Raises:
+        FileNotFoundError, UsageError: see `resolve_model` and `HTHPipeline.from_pretrained`.
+    """
+    folder = resolve_model(name_or_folder)
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
+    vae_dtype = torch.float32 if dtype == torch.float16 else dtype
+    with _quiet_loading():
+        pipe = HTHPipeline.from_pretrained(folder, dtype={"default": dtype, "vae": vae_dtype})
+    return pipe.to(device)
+
+
+class _quiet_loading:
+    """No progress bars of the libraries while weights are read."""
+
+    def __enter__(self) -> None:
+        self.diffusers = diffusers_logging.is_progress_bar_enabled()
+        self.transformers = transformers_logging.is_progress_bar_enabled()
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *error: object) -> None:
+        if self.diffusers:
+            diffusers_logging.enable_progress_bar()
+        if self.transformers:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,168 @@
+"""Samplers by name, a fresh scheduler for each call, and starting noise that knows no batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from statefilm.errors import UsageError, suggest
+
+__all__ = [
+    "SAMPLERS",
+    "default_sampler",
+    "draw_noise",
+    "make_scheduler",
+    "model_timesteps",
+    "predicted_sample",
+    "prediction_type",
+    "seed_generators",
+]
+
+FLOW = "flow_prediction"
+NOISE_MODELS = ("epsilon", "v_prediction", "sample")
+
+
+class Sampler(NamedTuple):
+    """A diffusers scheduler and the predictions it can integrate."""
+
+    scheduler: type[SchedulerMixin]
+    predictions: tuple[str, ...]
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "flow_euler": Sampler(FlowMatchEulerDiscreteScheduler, (FLOW,)),
+    "dpm++": Sampler(DPMSolverMultistepScheduler, (FLOW, *NOISE_MODELS)),
+    "unipc": Sampler(UniPCMultistepScheduler, (FLOW, *NOISE_MODELS)),
+    "ddim": Sampler(DDIMScheduler, NOISE_MODELS),
+    "ddpm": Sampler(DDPMScheduler, NOISE_MODELS),
+}
+
+
+def prediction_type(scheduler: SchedulerMixin) -> str:
+    """What the model behind this scheduler predicts: "flow_prediction", "epsilon", ..."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return FLOW
+    return scheduler.config.prediction_type
+
+
+def default_sampler(scheduler: SchedulerMixin) -> str:
+    """The name of a pipeline's own scheduler in `SAMPLERS`."""
+    for name, sampler in SAMPLERS.items():
+        if isinstance(scheduler, sampler.scheduler):
+            return name
+    raise UsageError(f"no sampler for scheduler {type(scheduler).__name__}")
+
+
+def make_scheduler(base: SchedulerMixin, sampler: str | None, num_steps: int) -> SchedulerMixin:
+    """A scheduler of its own for one call, with its timesteps set.
+
+    Args:
+        base: the pipeline's scheduler; it says what the model predicts and on which noise
+            schedule, and is not touched.
+        sampler: a name in `SAMPLERS`; None is that of `base`.
+        num_steps: steps from noise to sample.
+
+    Raises:
+        UsageError: unknown sampler, or one that cannot integrate what the model predicts.
+    """
+    if sampler is None:
+        sampler = default_sampler(base)
+    if sampler not in SAMPLERS:
+        raise suggest(sampler, SAMPLERS, "sampler")
+    kind = prediction_type(base)
+    scheduler_class, predictions = SAMPLERS[sampler]
+    if kind not in predictions:
+        valid = [name for name, other in SAMPLERS.items() if kind in other.predictions]
+        raise UsageError(
+            f"sampler {sampler!r} does not fit a model with {kind}: choose from {', '.join(valid)}"
+        )
+    if isinstance(base, scheduler_class):
+        scheduler = scheduler_class.from_config(base.config)
+    elif kind == FLOW:
+        shift = base.config.get("shift", base.config.get("flow_shift", 1.0))
+        steps = base.config.num_train_timesteps
+        scheduler = scheduler_class(num_train_timesteps=steps, **_flow_fields(sampler, shift))
+    else:
+        scheduler = scheduler_class.from_config(base.config)
+    if sampler == "flow_euler":
+        # Explicit, because the default spends its last step between sigma 0.001 and 0.
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps))
+    else:
+        scheduler.set_timesteps(num_steps)
+    if hasattr(scheduler, "set_begin_index"):
+        # Rounded timesteps may repeat, so that looking the first one up would skip a step.
+        scheduler.set_begin_index(0)
+    return scheduler
+
+
+def model_timesteps(scheduler: SchedulerMixin) -> torch.Tensor:
+    """The times [steps] that the model is told, on [0, 1000): for a flow exactly 1000 sigma."""
+    if prediction_type(scheduler) == FLOW:
+        return scheduler.sigmas[: len(scheduler.timesteps)].float() * 1000
+    return scheduler.timesteps.float()
+
+
+def predicted_sample(
+    scheduler: SchedulerMixin, prediction: torch.Tensor, step: int, latents: torch.Tensor
+) -> torch.Tensor:
+    """The clean latents that a prediction at `latents`, before step `step`, implies."""
+    kind = prediction_type(scheduler)
+    if kind == "sample":
+        return prediction
+    if kind == FLOW:
+        return latents - scheduler.sigmas[step].to(latents) * prediction
+    alpha_bar = scheduler.alphas_cumprod[scheduler.timesteps[step].long().cpu()].to(latents)
+    if kind == "epsilon":
+        return (latents - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
+    return alpha_bar.sqrt() * latents - (1 - alpha_bar).sqrt() * prediction
+
+
+def seed_generators(seed: int, count: int) -> list[torch.Generator]:
+    """One CPU generator a sample: sample i has seed + i, however the samples are batched."""
+    return [torch.Generator().manual_seed(seed + index) for index in range(count)]
+
+
+def draw_noise(
+    shape: Sequence[int],
+    count: int,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> torch.Tensor:
+    """Standard normal noise [count, *shape], float32 on the CPU, drawn sample by sample.
+
+    Args:
+        generator: one a sample, so that a sample does not depend on its batch; or a single one,
+            from which the samples are drawn in turn; or None for torch's global one.
+
+    Raises:
+        UsageError: a list of another length than `count`.
+    """
+    generators: Sequence[torch.Generator | None]
+    if generator is None or isinstance(generator, torch.Generator):
+        generators = [generator] * count
+    else:
+        generators = generator
+    if len(generators) != count:
+        raise UsageError(f"{len(generators)} generators for {count} samples: give one each")
+    samples = [
+        torch.randn(tuple(shape), generator=one, device="cpu" if one is None else one.device)
+        for one in generators
+    ]
+    return torch.stack([sample.cpu() for sample in samples])
+
+
+def _flow_fields(sampler: str, shift: float) -> dict[str, Any]:
+    """How the multistep solvers are told that the model predicts a flow."""
+    if sampler == "flow_euler":
+        return {"shift": shift}
+    return {"prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift}

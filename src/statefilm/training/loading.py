@@ -1,0 +1,133 @@
+"""Recipes from YAML: found by name, changed from the command line, checked; errors of one line."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from statefilm.errors import UsageError, suggest
+from statefilm.training.recipe import KINDS, Recipe
+
+__all__ = ["dump_recipe", "load_recipe", "shipped_recipes"]
+
+SHIPPED = Path(__file__).parents[1] / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes inside the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe.
+
+    Args:
+        path_or_name: a YAML file, or the name of a recipe inside the package.
+        overrides: changes such as "optimizer.lr=0.01" or "data.0.batch_size=8"; the value is YAML.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UsageError: no such recipe, not YAML, an unknown key or a bad value; one line that names
+            the key, the value and what is valid.
+    """
+    path = _find(path_or_name)
+    try:
+        fields = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(fields, dict):
+        raise UsageError(f"{path}: a recipe is a mapping of keys to values, found {fields!r:.40}")
+    for change in overrides:
+        _override(fields, change)
+    kind = fields.get("kind", "denoiser")
+    if kind not in KINDS:
+        raise suggest(str(kind), KINDS, "kind of recipe")
+    try:
+        return KINDS[kind].model_validate(fields)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_describe(error, KINDS[kind])}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML that `load_recipe` reads back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(path_or_name) in shipped:
+        return shipped[str(path_or_name)]
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"no such recipe file: {path}")
+    raise suggest(str(path_or_name), shipped, "recipe")
+
+
+def _override(fields: dict[str, Any], change: str) -> None:
+    """Apply one "a.b=value" to the nested fields."""
+    key, equals, text = change.partition("=")
+    if not key or not equals:
+        raise UsageError(f"change {change!r} is not of the form key=value, e.g. optimizer.lr=0.01")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"change {change!r}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    node: Any = fields
+    for part in parents:
+        if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+            node[part] = {}  # a section at its defaults
+        node = node[_index(node, part, change)]
+    node[_index(node, last, change)] = value
+
+
+def _index(node: dict[str, Any] | list[Any], part: str, change: str) -> str | int:
+    if isinstance(node, dict):
+        return part
+    if not (part.isdigit() and int(part) < len(node)):
+        raise UsageError(f"change {change!r}: {part!r} must be a number below {len(node)}")
+    return int(part)
+
+
+def _describe(error: ValidationError, kind: type[Recipe]) -> str:
+    """The first of a validation's errors on one line."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        parents = first["loc"][:-1]
+        valid = [".".join(map(str, (*parents, name))) for name in _fields_at(kind, parents)]
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        names = ", ".join(name.rpartition(".")[2] for name in valid)
+        return f"unknown key {key!r} (= {value!r:.40}): {hint}choose from {names}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    shown = "" if isinstance(value, dict) else f" = {value!r:.60}"
+    return f"{key}{shown}: {message}" if key else message
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Names of the keys that are valid at a place of the schema."""
+    here: Any = model
+    for part in location:
+        if isinstance(part, str):
+            here = here.model_fields[part].annotation
+        here = _section(here)
+    return list(here.model_fields)
+
+
+def _section(annotation: Any) -> Any:
+    """The section inside Section | None or tuple[Section, ...]."""
+    while get_origin(annotation) in (Union, types.UnionType, tuple):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    return annotation

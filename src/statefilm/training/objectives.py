@@ -1,0 +1,174 @@
+"""Noise, interpolation, target and loss of the denoisers: each is written here and only here.
+
+Legend: B batch, C channels, T, H, W frames and latent pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from torch import Tensor
+
+from statefilm.training import recipe as recipes
+
+__all__ = ["DiffusionObjective", "Draw", "FlowObjective", "Objective", "build_objective"]
+
+TRAIN_TIMESTEPS = 1000
+
+
+class Draw(NamedTuple):
+    """The random part of a batch: noise [B, C, T, H, W], level [B] in (0, 1), dropped [B] bool."""
+
+    noise: Tensor
+    level: Tensor
+    dropped: Tensor
+
+
+class Objective(ABC):
+    """A diffusion process: how samples are made noisy and what the denoiser has to predict."""
+
+    def __init__(self, config: recipes.Objective) -> None:
+        self.config = config
+
+    def draw(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Draw:
+        """Noise, level and caption dropout, sample by sample.
+
+        Args:
+            shape: of one sample, (C, T, H, W).
+            generators: one a sample, so that a sample is the same in any batch.
+        """
+        rows = [self._draw_one(shape, generator) for generator in generators]
+        return Draw(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def _draw_one(
+        self, shape: tuple[int, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        times = self.config.timesteps
+        uniform, dropout, component, position = torch.rand(4, generator=generator).unbind()
+        normal = torch.randn((), generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        level = position
+        if uniform >= times.uniform:
+            total = sum(part.weight for part in times.logit_normal)
+            left = float(component) * total
+            for part in times.logit_normal:
+                left -= part.weight
+                if left < 0:
+                    break
+            level = torch.sigmoid(part.mean + part.std * normal)
+        return noise, level, dropout < self.config.caption_dropout
+
+    @abstractmethod
+    def timestep(self, level: Tensor) -> Tensor:
+        """What the denoiser is told, [B] in 0 to 1000."""
+
+    @abstractmethod
+    def corrupt(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """The noisy samples, of the shape of `clean` [B, C, T, H, W]."""
+
+    @abstractmethod
+    def target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """What the denoiser has to return for the noisy samples."""
+
+    @abstractmethod
+    def scheduler(self) -> SchedulerMixin:
+        """The scheduler that samples from a model trained so."""
+
+    @abstractmethod
+    def _min_snr(self, level: Tensor) -> Tensor:
+        """Weights [B] of min-SNR-gamma (arXiv 2303.09556) for this target."""
+
+    def loss(self, prediction: Tensor, target: Tensor, level: Tensor) -> Tensor:
+        """Weighted mean squared error in float32, a scalar."""
+        errors = (prediction.float() - target.float()).square().flatten(1).mean(1)
+        if self.config.weighting == "min_snr":
+            errors = errors * self._min_snr(level)
+        return errors.mean()
+
+
+class FlowObjective(Objective):
+    """Rectified flow (arXiv 2209.03003): x = (1 - s) x0 + s eps, and the velocity is eps - x0.
+
+    Args:
+        config: the recipe's section.
+        sigma_floor: of a model whose head predicts the sample and which divides by
+            max(s, sigma_floor): below the floor the target shrinks as the model's output does,
+            so that a right sample has no loss (arXiv 2511.13720).
+    """
+
+    def __init__(self, config: recipes.Objective, sigma_floor: float = 0.0) -> None:
+        super().__init__(config)
+        self.sigma_floor = sigma_floor
+
+    def timestep(self, level: Tensor) -> Tensor:
+        return level * TRAIN_TIMESTEPS
+
+    def corrupt(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        sigma = _like(level, clean)
+        return (1 - sigma) * clean + sigma * noise
+
+    def target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        velocity = noise - clean
+        if not self.sigma_floor:
+            return velocity
+        return velocity * _like(level / level.clamp_min(self.sigma_floor), clean)
+
+    def scheduler(self) -> SchedulerMixin:
+        return FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=TRAIN_TIMESTEPS, shift=self.config.shift
+        )
+
+    def _min_snr(self, level: Tensor) -> Tensor:
+        snr = ((1 - level) / level).square()
+        return snr.clamp_max(self.config.min_snr_gamma) * level.square()
+
+
+class DiffusionObjective(Objective):
+    """Variance-preserving diffusion on a discrete schedule (arXiv 2006.11239).
+
+    The denoiser predicts the noise (epsilon) or v (arXiv 2202.00512).
+    """
+
+    def __init__(self, config: recipes.Objective) -> None:
+        super().__init__(config)
+        self._schedule = self.scheduler()
+
+    def timestep(self, level: Tensor) -> Tensor:
+        return (level * TRAIN_TIMESTEPS).long().clamp(0, TRAIN_TIMESTEPS - 1)
+
+    def corrupt(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return self._schedule.add_noise(clean, noise, self.timestep(level))
+
+    def target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        if self.config.type == "epsilon":
+            return noise
+        return self._schedule.get_velocity(clean, noise, self.timestep(level))
+
+    def scheduler(self) -> SchedulerMixin:
+        return DDPMScheduler(
+            num_train_timesteps=TRAIN_TIMESTEPS,
+            beta_schedule=self.config.beta_schedule,
+            prediction_type=self.config.type,
+            clip_sample=False,
+        )
+
+    def _min_snr(self, level: Tensor) -> Tensor:
+        alpha_bar = self._schedule.alphas_cumprod.to(level.device)[self.timestep(level)]
+        snr = alpha_bar / (1 - alpha_bar)
+        share = snr if self.config.type == "epsilon" else snr + 1
+        return snr.clamp_max(self.config.min_snr_gamma) / share
+
+
+def build_objective(config: recipes.Objective, sigma_floor: float = 0.0) -> Objective:
+    """The objective that a recipe names; `sigma_floor` as in `FlowObjective`."""
+    if config.type == "flow":
+        return FlowObjective(config, sigma_floor)
+    return DiffusionObjective(config)
+
+
+def _like(level: Tensor, sample: Tensor) -> Tensor:
+    """[B] to [B, 1, 1, ...]."""
+    return level.view(-1, *[1] * (sample.dim() - 1))

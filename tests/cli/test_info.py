@@ -1,0 +1,74 @@
+"""`statefilm info` and `doctor`: facts without weights, and the state of the installation."""
+
+import json
+from importlib.metadata import version
+
+import torch
+
+from statefilm.models import build
+
+
+def costs(described):
+    return {cost["size"]: cost for cost in described["costs"]}
+
+
+def test_the_5b_preset_without_its_weights(cli):
+    described = json.loads(cli("info", "hth_5b", "--json").out)
+    assert abs(described["parameters"] / 5e9 - 1) < 0.02
+    assert [block["mixer"] for block in described["plan"]].count("attention") == 3
+    tokens = {size: cost["tokens"] for size, cost in costs(described).items()}
+    assert (tokens["1K image"], tokens["2K image"]) == (4096, 16384)
+    assert 7000 < tokens["180p x 128"] < 7600 and 28000 < tokens["360p x 128"] < 30000
+    # At least two operations a parameter and token, text projections apart.
+    assert costs(described)["1K image"]["flops"] > 2 * 4096 * 0.8 * described["parameters"]
+
+
+def test_page_names_plan_and_sizes(cli):
+    page = cli("info", "hth_5b").out
+    for text in ("4.96B", "33 blocks: 30 hydra, 3 attention", "1-10", "2048x2048"):
+        assert text in page
+    assert "640x352x129" in page
+
+
+def test_the_dit_spends_more_on_attention(cli):
+    hth, dit = (json.loads(cli("info", name, "--json").out) for name in ("hth_5b", "dit_5b"))
+    for size, cost in costs(dit).items():
+        assert cost["parts"]["attention"] > costs(hth)[size]["parts"]["attention"]
+
+
+def test_a_folder_is_described_without_loading_it(cli, model):
+    described = json.loads(cli("info", model, "--json").out)
+    assert described["vae_factors"] == [1, 1, 1]
+    assert described["parameters"] == described["parts"]["transformer"]
+    assert set(described["parts"]) == {"transformer", "text_encoder"}
+    assert "text_encoder" in cli("info", model).out
+
+
+def test_a_vae_shortens_the_latents(cli, model, tmp_path):
+    from statefilm.cli.info import _vae_factors
+    from statefilm.models.vae import build_vae
+
+    with torch.device("meta"):
+        build_vae("world_vae").save_config(tmp_path / "vae")
+    assert _vae_factors(tmp_path / "vae") == (2, 4, 4)
+
+
+def test_describe_takes_any_device(cli):
+    from statefilm.cli.info import describe
+
+    small = build(
+        "hth_tiny", dim=64, plan=[{"mixer": "hydra", "image_scan": "H", "video_scan": "H"}]
+    )
+    assert describe("small", small, (1, 1, 1))["parameters"] == sum(
+        p.numel() for p in small.parameters()
+    )
+
+
+def test_doctor_checks_everything(cli):
+    outcome = cli("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(outcome.out)}
+    assert outcome.code == (0 if all(check["ok"] for check in checks.values()) else 1)
+    for name in ("torch", "devices", "threads", "memory", "disk", "kernels", "video codecs"):
+        assert checks[name]["ok"], checks[name]
+    assert "chunked" in checks["kernels"]["value"] and "h264" in checks["video codecs"]["value"]
+    assert checks["torch"]["value"] == version("torch")

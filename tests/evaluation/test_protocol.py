@@ -1,0 +1,191 @@
+"""The protocols on generators whose scores are known: the oracle, a blank one, partial ones."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from statefilm.data.world.captions import parse
+from statefilm.data.world.tasks import T2I_TASKS
+from statefilm.evaluation.world import evaluate_t2i, evaluate_t2v, oracle, read_png
+
+
+def blank(prompts, seeds):
+    return torch.full((len(prompts), 3, 1, 64, 64), -0.9)
+
+
+def colorblind(prompts, seeds):
+    """Right but for the colours, which are those of a prompt without any."""
+    groups = [parse(prompt).groups for prompt in prompts]
+    return oracle([" and ".join(f"a {g.shape}" for g in gs) for gs in groups], seeds)
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    return evaluate_t2i(oracle, images_per_task=12, batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return evaluate_t2v(lambda p, s: oracle(p, s, num_frames=9), clips=16, batch_size=5)
+
+
+def test_the_oracle_is_always_right(perfect):
+    assert {name.split(".")[0] for name in perfect.metrics} == {*T2I_TASKS, "mean"}
+    assert {metric.value for metric in perfect.metrics.values()} == {1.0}
+    assert set(perfect.oracle.values()) == {1.0}
+    assert perfect.oracle.keys() == perfect.metrics.keys()
+
+
+def test_floors_are_those_of_chance(perfect):
+    # A shuffled prompt fits by chance: 1 of 4 shapes, 1 of 6 pairs.
+    assert perfect.metrics["single_object.strict"].floor == pytest.approx(1 / 4, abs=0.1)
+    assert perfect.metrics["two_object.strict"].floor == pytest.approx(1 / 6, abs=0.1)
+    assert perfect.metrics["color_attr.strict"].floor < 0.15
+
+
+def test_intervals_and_counts(perfect):
+    metric = perfect.metrics["counting.strict"]
+    assert (metric.n, metric.high) == (12, 1.0)
+    assert metric.low == pytest.approx(1 / (1 + 1.96**2 / 12), abs=1e-4)
+    whole = perfect.metrics["mean.strict"]
+    assert whole.n == 72 and metric.low < whole.low < 1.0
+
+
+def test_seen_and_heldout_prompts_part(perfect):
+    for task in ("colors", "position"):
+        parts = [perfect.metrics[f"{task}.strict.{part}"].n for part in ("seen", "heldout")]
+        assert min(parts) >= 1 and sum(parts) == perfect.metrics[f"{task}.strict"].n
+    assert "counting.strict.heldout" not in perfect.metrics
+
+
+def test_nothing_scores_nothing():
+    results = evaluate_t2i(blank, images_per_task=4)
+    assert {metric.value for metric in results.metrics.values()} == {0.0}
+    assert {metric.floor for metric in results.metrics.values()} == {0.0}
+    assert set(results.oracle.values()) == {1.0}
+
+
+def test_colors_alone_are_missed_when_colors_alone_are_wrong():
+    tasks = ("two_object", "colors", "color_attr")
+    results = evaluate_t2i(colorblind, images_per_task=32, tasks=tasks)
+    value = {task: results.metrics[f"{task}.parity"].value for task in tasks}
+    assert value["two_object"] == 1.0
+    assert value["colors"] < 0.4 and value["color_attr"] < 0.2
+    assert results.metrics["mean.parity"].value == pytest.approx(sum(value.values()) / 3)
+
+
+def test_prompts_are_drawn_equally_often_with_seeds_of_their_own():
+    asked, seen = [], []
+
+    def record(prompts, seeds):
+        asked.extend(zip(prompts, seeds, strict=True))
+        assert len(prompts) <= 5
+        return blank(prompts, seeds)
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    evaluate_t2i(
+        record, images_per_task=9, tasks=["single_object"], seed=40, batch_size=5, progress=progress
+    )
+    prompts, seeds = zip(*asked, strict=True)
+    assert {prompt: prompts.count(prompt) for prompt in prompts} == dict.fromkeys(
+        ("a circle", "a square", "a triangle", "a cross"), 3
+    )
+    assert list(seeds) == list(range(40, 52))
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_a_small_count_spreads_over_the_list():
+    asked = []
+    evaluate_t2i(lambda p, s: asked.extend(p) or blank(p, s), images_per_task=8, tasks=["colors"])
+    assert len(set(asked)) == 8
+    assert {parse(prompt).groups[0].shape for prompt in asked} == {
+        "circle", "square", "triangle", "cross",
+    }  # fmt: skip
+
+
+def test_sizes_that_the_oracle_cannot_have():
+    """Pictures larger than a canvas of the world stand beside its largest canvas."""
+
+    def enlarged(prompts, seeds):
+        frames = oracle(prompts, seeds, size=128)
+        return frames.repeat_interleave(3, dim=3).repeat_interleave(3, dim=4)
+
+    results = evaluate_t2i(enlarged, images_per_task=2, tasks=["colors"])
+    assert results.metrics["colors.strict"].value == results.oracle["colors.strict"] == 1.0
+
+
+def test_the_oracle_of_clips_is_always_right(clips):
+    assert {metric.value for metric in clips.metrics.values()} == {1.0}
+    assert {"motion_class", "video_color", "video_shape", "video_all"} <= clips.metrics.keys()
+    assert clips.metrics["motion_class.orbit"].n == 2
+    assert clips.metrics["motion_class"].floor < 0.4
+
+
+def test_reversed_clips_lose_their_motion_alone(clips):
+    turned = evaluate_t2v(lambda p, s: oracle(p, s, num_frames=9).flip(2), clips=16)
+    # Of eight motions a bounce alone is the same backwards.
+    assert turned.metrics["motion_class"].value == 1 / 8
+    assert turned.metrics["motion_class.bounce"].value == 1.0
+    assert turned.metrics["video_color"].value == 1.0
+    assert turned.metrics["video_all"].value == turned.metrics["motion_class"].value
+
+
+def test_results_are_written(tmp_path, perfect, clips):
+    results = perfect | clips
+    path = results.write(tmp_path / "deep" / "eval")
+    content = json.loads(path.read_text("utf-8"))
+    assert path.name == "results.json"
+    assert content["metrics"].keys() == results.metrics.keys()
+    for entry in content["metrics"].values():
+        assert entry.keys() == {"value", "low", "high", "n", "floor"}
+        assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
+    assert content["details"] == {
+        "t2i": {"images": 72, "seed": 0},
+        "t2v": {"clips": 16, "seed": 0},
+    }
+    assert results.as_dict().items() <= content.items()
+    with Image.open(path.with_name("motion_class.right.png")) as image:
+        assert image.size == (4 * (5 * 65 - 1 + 2) - 2, 2 * 66 - 2)
+    grid = path.with_name("colors.right.png")
+    prompts = content["samples"][grid.name]
+    assert len(prompts) == 8
+    with Image.open(grid) as image:
+        assert image.size == (4 * 66 - 2, 2 * 66 - 2)
+        first = image.crop((0, 0, 64, 64))
+    first.save(tmp_path / "first.png")
+    (thing,) = read_png(tmp_path / "first.png").objects
+    (group,) = parse(prompts[0]).groups
+    assert (thing.color, thing.shape) == (group.color, group.shape)
+
+
+def test_table_has_a_line_for_each_figure(perfect):
+    head, *lines = perfect.table().splitlines()
+    assert head.split()[:2] == ["metric", "value"]
+    assert [line.split()[0] for line in lines] == [
+        name for name in perfect.metrics if not name.endswith(("seen", "heldout"))
+    ]
+    assert len({len(line) for line in [head, *lines]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(3, 3, 1, 64, 64), r"\[4, 3, T, H, W\]"),
+        (torch.zeros(4, 3, 64, 64), r"\[4, 3, 64, 64\]"),
+        (torch.zeros(4, 3, 5, 64, 64), "5 frames"),
+    ],
+)
+def test_bad_frames(frames, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_t2i(lambda p, s: frames, images_per_task=4, tasks=["single_object"])
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="unknown task 'colours'"):
+        evaluate_t2i(blank, tasks=["colours"])
+    with pytest.raises(ValueError, match="0 pictures"):
+        evaluate_t2i(blank, images_per_task=0)

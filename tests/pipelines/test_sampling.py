@@ -1,0 +1,168 @@
+"""Samplers against a model that is known exactly, and the starting noise.
+
+The data are N(0, s^2), so the best prediction at any noise level is a formula, and the ODE takes
+noise x to s * x.
+"""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+from statefilm.errors import UsageError
+from statefilm.pipelines.sampling import (
+    SAMPLERS,
+    default_sampler,
+    draw_noise,
+    make_scheduler,
+    model_timesteps,
+    predicted_sample,
+    prediction_type,
+    seed_generators,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SPREAD = 0.3
+FLOW = FlowMatchEulerDiscreteScheduler(shift=2.0)
+
+
+def noise_schedule(prediction):
+    return DDPMScheduler(
+        prediction_type=prediction, beta_schedule="squaredcos_cap_v2", clip_sample=False
+    )
+
+
+def integrate(base, sampler, steps, noise):
+    """Sample with the exact model, which sees only what the pipeline tells it."""
+    scheduler = make_scheduler(base, sampler, steps)
+    kind, x = prediction_type(scheduler), noise
+    generator = torch.Generator().manual_seed(1)
+    for step, (time, timestep) in enumerate(
+        zip(model_timesteps(scheduler), scheduler.timesteps, strict=True)
+    ):
+        if kind == "flow_prediction":
+            sigma = time / 1000
+            alpha = 1 - sigma
+        else:
+            alpha = base.alphas_cumprod[int(time)].sqrt()
+            sigma = (1 - alpha**2).sqrt()
+        clean = alpha * SPREAD**2 / ((alpha * SPREAD) ** 2 + sigma**2) * x
+        noise_part = (x - alpha * clean) / sigma
+        prediction = {
+            "flow_prediction": noise_part - clean,
+            "epsilon": noise_part,
+            "v_prediction": alpha * noise_part - sigma * clean,
+            "sample": clean,
+        }[kind]
+        torch.testing.assert_close(
+            predicted_sample(scheduler, prediction, step, x), clean, atol=2e-4, rtol=1e-3
+        )
+        options = {"generator": generator} if sampler == "ddpm" else {}
+        x = scheduler.step(prediction, timestep, x, **options)[0]
+    return x
+
+
+@pytest.mark.parametrize("sampler", ["flow_euler", "dpm++", "unipc"])
+def test_flow_samplers_follow_the_ode(sampler):
+    noise = torch.linspace(-2, 2, 9)[None, None]
+    errors = [
+        (integrate(FLOW, sampler, steps, noise) - SPREAD * noise).abs().max()
+        for steps in (10, 40, 160)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.02
+
+
+@pytest.mark.parametrize("sampler", ["flow_euler", "dpm++", "unipc"])
+def test_no_step_is_skipped_where_timesteps_repeat(sampler):
+    base = FlowMatchEulerDiscreteScheduler(shift=100.0)
+    scheduler = make_scheduler(base, sampler, 30)
+    repeats = len(scheduler.timesteps) - len(scheduler.timesteps.unique())
+    assert (repeats > 0) == (sampler != "flow_euler")
+    x = torch.ones(1, 1, 1)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(torch.ones_like(x), timestep, x)[0]
+    assert scheduler.step_index == 30
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "unipc"])
+def test_noise_samplers_follow_the_ode(sampler, prediction):
+    noise = torch.linspace(-2, 2, 9)[None, None]
+    made = integrate(noise_schedule(prediction), sampler, 100, noise)
+    torch.testing.assert_close(made, SPREAD * noise, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_ddpm_draws_from_the_data(prediction):
+    noise = torch.randn(1, 1, 20_000, generator=torch.Generator().manual_seed(0))
+    made = integrate(noise_schedule(prediction), "ddpm", 100, noise)
+    assert made.std().item() == pytest.approx(SPREAD, rel=0.1)
+    # It adds noise of its own: where a sample starts says little of where it ends.
+    assert torch.corrcoef(torch.cat([made[0], noise[0]]))[0, 1] < 0.5
+
+
+def test_the_last_euler_step_is_as_long_as_the_others():
+    sigmas = make_scheduler(FlowMatchEulerDiscreteScheduler(), None, 4).sigmas
+    torch.testing.assert_close(sigmas, torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "unipc"])
+def test_solvers_of_a_flow_keep_its_shift(sampler):
+    shifted, plain = (
+        make_scheduler(FlowMatchEulerDiscreteScheduler(shift=shift), sampler, 10).sigmas[5].item()
+        for shift in (4.0, 1.0)
+    )
+    assert shifted == pytest.approx(4 * plain / (1 + 3 * plain), abs=1e-3)
+
+
+def test_a_call_has_a_scheduler_of_its_own():
+    base = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    before = base.timesteps.clone()
+    first, second = make_scheduler(base, None, 4), make_scheduler(base, None, 7)
+    assert len({id(one) for one in (base, first, second)}) == 3
+    assert torch.equal(base.timesteps, before)
+    assert (len(first.timesteps), len(second.timesteps)) == (4, 7)
+    assert first.config.shift == 2.0
+
+
+def test_back_to_euler_from_a_saved_solver():
+    solver = make_scheduler(FLOW, "dpm++", 4)
+    assert default_sampler(solver) == "dpm++"
+    assert prediction_type(solver) == "flow_prediction"
+    euler = make_scheduler(solver, "flow_euler", 4)
+    torch.testing.assert_close(euler.sigmas, make_scheduler(FLOW, None, 4).sigmas)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_fits_some_model_and_says_which(name):
+    fits = SAMPLERS[name].predictions
+    for base in (FLOW, noise_schedule("epsilon"), noise_schedule("v_prediction")):
+        kind = prediction_type(base)
+        if kind in fits:
+            assert len(make_scheduler(base, name, 5).timesteps) == 5
+        else:
+            with pytest.raises(UsageError, match=f"{kind}: choose from"):
+                make_scheduler(base, name, 5)
+
+
+def test_unknown_samplers_and_schedulers_are_refused():
+    with pytest.raises(UsageError, match="did you mean 'unipc'"):
+        make_scheduler(FLOW, "unpic", 5)
+    with pytest.raises(UsageError, match="EulerDiscreteScheduler"):
+        make_scheduler(EulerDiscreteScheduler(), None, 5)
+
+
+def test_noise_is_drawn_sample_by_sample():
+    batch = draw_noise((3, 1, 4, 4), 3, seed_generators(5, 3))
+    assert batch.shape == (3, 3, 1, 4, 4)
+    assert batch.dtype == torch.float32
+    assert batch.device.type == "cpu"
+    for index in range(3):
+        alone = draw_noise((3, 1, 4, 4), 1, seed_generators(5 + index, 1))
+        assert torch.equal(batch[index], alone[0])
+    in_turn = draw_noise((8,), 2, torch.Generator().manual_seed(5))
+    assert torch.equal(in_turn[0], draw_noise((8,), 1, seed_generators(5, 1))[0])
+    assert not torch.equal(in_turn[0], in_turn[1])
+    torch.manual_seed(5)
+    assert torch.equal(draw_noise((8,), 2), in_turn)

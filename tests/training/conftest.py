@@ -1,0 +1,44 @@
+"""Runs of the shipped smoke recipes, in a folder of their own."""
+
+import json
+import logging
+
+import pytest
+
+from statefilm.training import Trainer, load_recipe
+
+TINY = [
+    "samples.every_steps=0",
+    "model.overrides.plan=[{mixer: hydra, image_scan: H, video_scan: H}]",
+]
+
+
+def tiny_recipe(*changes):
+    """The image recipe with one block: the quickest denoiser there is."""
+    return load_recipe("smoke_world_t2i", [*TINY, *changes])
+
+
+def train(recipe, folder, resume="auto"):
+    return Trainer(recipe, folder, device="cpu", quiet=True).fit(resume)
+
+
+def metrics(folder):
+    """The logged lines, without what depends on the clock."""
+    lines = (folder / "logs" / "metrics.jsonl").read_text("utf-8").splitlines()
+    clock = ("seconds", "samples_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def smoke_runs(tmp_path_factory):
+    """The working folder in which `runs/smoke_world_t2i` is trained for two steps."""
+    folder = tmp_path_factory.mktemp("smoke")
+    train(load_recipe("smoke_world_t2i", ["steps=2"]), folder / "runs" / "smoke_world_t2i")
+    return folder
+
+
+@pytest.fixture
+def warnings_of(caplog):
+    """The warnings that were logged so far."""
+    caplog.set_level(logging.WARNING)
+    return lambda: [record.getMessage() for record in caplog.records]

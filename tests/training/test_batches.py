@@ -1,0 +1,64 @@
+"""Batches: a function of seed, step and sample, whoever prepares them."""
+
+import torch
+
+from statefilm.training.batches import Batches
+from statefilm.training.objectives import Draw
+from statefilm.training.recipe import Stream, WorldSamples
+
+IMAGES = Stream(world=WorldSamples(size=32), batch_size=3, weight=3)
+CLIPS = Stream(world=WorldSamples(size=32, num_frames=5), batch_size=2, weight=1)
+
+
+def draw(number, generators):
+    """Small noise; the caption of each second sample is dropped."""
+    noise = torch.stack([torch.randn(4, generator=one) for one in generators])
+    dropped = torch.arange(len(generators)) % 2 == 1
+    return Draw(noise, noise.sigmoid().mean(1), dropped)
+
+
+def same(first, second):
+    tensors = all(
+        torch.equal(getattr(first, name), getattr(second, name))
+        for name in ("frames", "noise", "level")
+    )
+    return tensors and first.captions == second.captions and first.stream == second.stream
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    batches = Batches(0, [IMAGES, CLIPS], draw)
+    assert same(batches[5], Batches(0, [IMAGES, CLIPS], draw)[5])
+    assert not same(batches.batch(0, 5), batches.batch(0, 6))
+    assert not same(batches.batch(0, 5), Batches(1, [IMAGES, CLIPS], draw).batch(0, 5))
+
+
+def test_sample_i_of_a_step_has_the_global_index_step_times_size_plus_i():
+    small, large = (
+        Batches(0, [IMAGES], draw),
+        Batches(0, [IMAGES.model_copy(update={"batch_size": 6})], draw),
+    )
+    first, second, both = small.batch(0, 2), small.batch(0, 3), large.batch(0, 1)
+    assert torch.equal(torch.cat([first.frames, second.frames]), both.frames)
+    assert torch.equal(torch.cat([first.noise, second.noise]), both.noise)
+
+
+def test_worker_processes_give_the_same_batches_in_the_same_order():
+    batches = Batches(0, [IMAGES, CLIPS], draw)
+    alone = list(batches.loader(3, 9, workers=0, pin=False))
+    helped = list(batches.loader(3, 9, workers=2, pin=False))
+    assert len(alone) == len(helped) == 6
+    assert all(same(*pair) for pair in zip(alone, helped, strict=True))
+
+
+def test_streams_are_drawn_by_weight():
+    batches = Batches(0, [IMAGES, CLIPS], draw)
+    batches.batch = lambda number, step: number
+    share = sum(batches[step] for step in range(2000)) / 2000
+    assert abs(share - 0.25) < 0.03
+
+
+def test_dropped_captions_are_empty_and_frames_stay():
+    batch = Batches(0, [IMAGES], draw)[0]
+    assert [bool(caption) for caption in batch.captions] == [True, False, True]
+    assert batch.frames.shape == (3, 3, 1, 32, 32)
+    assert batch.frames.abs().max() <= 1
