@@ -88,6 +88,7 @@ class HTHTransformer(ModelMixin, ConfigMixin):
         options["attention"] = {"head_dim": head_dim, **options.get("attention", {})}
 
         modulated = conditioning == "adaln_single"
+        self.patch: ConvPatch | PlainPatch
         if patch_embed == "conv":
             self.patch = ConvPatch(in_channels, in_channels, patch_size[1:], patch_width)
         else:
@@ -120,11 +121,10 @@ class HTHTransformer(ModelMixin, ConfigMixin):
         residual = 1 / math.sqrt(3 * len(self.blocks))
         with torch.no_grad():
             for block in self.blocks:
-                block.cross_attention.to_out.weight.mul_(residual)
-                block.mixer.out_proj.weight.mul_(residual)
-                block.feed_forward.linear_out.weight.mul_(residual)
+                for name in ("cross_attention.to_out", "mixer.out_proj", "feed_forward.linear_out"):
+                    block.get_parameter(f"{name}.weight").mul_(residual)
                 if self.config.conditioning == "adaln_single":
-                    block.modulation.weight.zero_()
+                    block.get_parameter("modulation.weight").zero_()
             if self.config.conditioning == "adaln_single":
                 self.time_modulation.weight.zero_()
                 self.time_modulation.bias.zero_()

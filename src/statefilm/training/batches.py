@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from statefilm.data.world import sample_batch
 from statefilm.training.objectives import Draw
+from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import choose_stream, generator_of, seed_of
 from statefilm.training.recipe import Stream
 
@@ -59,10 +60,14 @@ class Batches(Dataset[Batch]):
         seed: of the run.
         streams: the recipe's `data`.
         draw: the random part of a batch; sent to worker processes, so it holds no weights.
+        ranks: a batch holds this process's share of the step's samples.
     """
 
-    def __init__(self, seed: int, streams: Sequence[Stream], draw: DrawNoise) -> None:
+    def __init__(
+        self, seed: int, streams: Sequence[Stream], draw: DrawNoise, ranks: Ranks | None = None
+    ) -> None:
         self.seed, self.streams, self.draw = seed, tuple(streams), draw
+        self.ranks = ranks or Ranks()
 
     def __getitem__(self, step: int) -> Batch:
         number = choose_stream(self.seed, step, [stream.weight for stream in self.streams])
@@ -71,7 +76,7 @@ class Batches(Dataset[Batch]):
     def batch(self, number: int, step: int) -> Batch:
         """The batch that a step holds if it draws from stream `number`."""
         stream = self.streams[number]
-        start, count = step * stream.batch_size, stream.batch_size
+        start, count = self.ranks.share(step * stream.batch_size, stream.batch_size)
         source = seed_of(self.seed, "world", number)
         world = sample_batch(source, start, count, **stream.world.model_dump())
         indices = range(start, start + count)

@@ -45,17 +45,20 @@ class Logs:
     """Writers of one run, used as a context.
 
     Args:
-        run: the run folder; `logs/metrics.jsonl` is always written, TensorBoard's events where
-            the package is installed.
+        run: the run folder: `logs/metrics.jsonl` is always written, TensorBoard's events where
+            the package is installed; None writes nothing.
         start: the step it starts at; lines of later steps, of an interrupted run, are dropped.
         stop: the step it ends at.
         quiet: no words on stderr; else a bar where it is a terminal, and plain lines elsewhere.
     """
 
-    def __init__(self, run: Path, start: int, stop: int, quiet: bool = False) -> None:
-        self._file = run / "logs" / "metrics.jsonl"
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(self._file, start)
+    def __init__(self, run: Path | None, start: int, stop: int, quiet: bool = False) -> None:
+        self._file = None if run is None else run / "logs" / "metrics.jsonl"
+        self._board = None
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            _drop_after(self._file, start)
+            self._board = _tensorboard(self._file.parent, start)
         self._stop, self._quiet = stop, quiet
         self._bar = tqdm(
             total=stop,
@@ -63,7 +66,6 @@ class Logs:
             disable=quiet or not sys.stderr.isatty(),
             bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}",
         )
-        self._board = _tensorboard(self._file.parent, start)
 
     def __enter__(self) -> Logs:
         return self
@@ -84,8 +86,9 @@ class Logs:
 
     def write(self, step: int, metrics: Mapping[str, float], seconds_left: float) -> None:
         """Write metrics, among them `loss` and `samples_per_second`, and say how it goes."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)

@@ -31,6 +31,7 @@ from statefilm.pipelines.media import make_grid, save_mp4, save_png
 from statefilm.pipelines.sampling import seed_generators
 from statefilm.training.batches import Batch, Batches
 from statefilm.training.objectives import Draw, Objective, build_objective
+from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import DenoiserRecipe, ModelSource, Recipe, TextSource, VAERecipe
 
@@ -83,7 +84,7 @@ class DenoiserTask(Task):
 
     output = "pipeline"
 
-    def __init__(self, recipe: DenoiserRecipe, device: torch.device) -> None:
+    def __init__(self, recipe: DenoiserRecipe, device: torch.device, ranks: Ranks) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, self.device = recipe, device
         self.transformer = _build_transformer(recipe.model).to(device)
@@ -101,7 +102,9 @@ class DenoiserTask(Task):
         self.objective = self._objective()
         self.pipeline = self._pipeline()
         shapes = tuple(self._latent_shape(number) for number in range(len(recipe.data)))
-        self.batches = Batches(recipe.seed, recipe.data, _DenoiserDraw(self.objective, shapes))
+        self.batches = Batches(
+            recipe.seed, recipe.data, _DenoiserDraw(self.objective, shapes), ranks
+        )
         self._text_padding = 0
         self.modules.train()
 
@@ -218,7 +221,7 @@ class VAETask(Task):
 
     output = "vae"
 
-    def __init__(self, recipe: VAERecipe, device: torch.device) -> None:
+    def __init__(self, recipe: VAERecipe, device: torch.device, ranks: Ranks) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, source = recipe, recipe.vae
         if source.init_from is not None:
@@ -231,7 +234,7 @@ class VAETask(Task):
         self.modules = nn.ModuleDict({"vae": self.vae})
         worlds = [stream.world for stream in recipe.data]
         shapes = tuple(latent_shape(self.vae, w.num_frames, w.size, w.size) for w in worlds)
-        self.batches = Batches(recipe.seed, recipe.data, _CodeDraw(shapes))
+        self.batches = Batches(recipe.seed, recipe.data, _CodeDraw(shapes), ranks)
         self.modules.train()
 
     def loss(self, batch: Batch) -> Tensor:
@@ -291,12 +294,12 @@ class _CodeDraw:
         return Draw(torch.stack(noise), nothing, nothing.bool())
 
 
-def build_task(recipe: Recipe, device: torch.device) -> Task:
+def build_task(recipe: Recipe, device: torch.device, ranks: Ranks) -> Task:
     """The task that a recipe's kind names, with its weights."""
     if isinstance(recipe, VAERecipe):
-        return VAETask(recipe, device)
+        return VAETask(recipe, device, ranks)
     assert isinstance(recipe, DenoiserRecipe)
-    return DenoiserTask(recipe, device)
+    return DenoiserTask(recipe, device, ranks)
 
 
 def _build_transformer(source: ModelSource) -> HTHTransformer:

@@ -33,6 +33,7 @@ from statefilm.training.ema import MovingAverage
 from statefilm.training.loading import dump_recipe
 from statefilm.training.logs import Logs, Meter
 from statefilm.training.optim import Optimizers, learning_rate_factor
+from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import Recipe
 from statefilm.training.tasks import build_task
@@ -65,6 +66,8 @@ class Trainer:
     else, so that an interrupted run that goes on has the losses of one that was never interrupted,
     to the bit on a CPU, unless the learning rate follows time.
 
+    Started by `torchrun`, the processes share each batch; the losses are those of one process.
+
     Args:
         recipe: from `load_recipe`.
         output_dir: the run folder; made when it is not there.
@@ -87,7 +90,8 @@ class Trainer:
         self.recipe = recipe
         self.folder = Path(output_dir)
         self.device = pick_device(device)
-        self.quiet = quiet
+        self.ranks = Ranks.join(self.device)
+        self.quiet = quiet or not self.ranks.is_first
 
     def fit(self, resume: str | os.PathLike[str] = "auto") -> Path:
         """Train to the end and return the folder of the saved model.
@@ -102,6 +106,7 @@ class Trainer:
             KeyboardInterrupt: SIGINT or SIGTERM; the state was saved first.
         """
         snapshot = find_snapshot(self.folder, resume)
+        self.ranks.wait()  # before rank 0 writes what the others would take for a run
         self._build()
         if snapshot is not None:
             self._restore(snapshot)
@@ -109,19 +114,22 @@ class Trainer:
         self._started = time.monotonic() - counters.seconds
         self._first_step, self._first_seconds = counters.step, counters.seconds
         self._reported = counters.samples, counters.seconds
-        self.logs = Logs(self.folder, counters.step, self.recipe.steps, self.quiet)
+        self._clock = counters.seconds
+        folder = self.folder if self.ranks.is_first else None
+        self.logs = Logs(folder, counters.step, self.recipe.steps, self.quiet)
         with self.logs, _stop_signals() as stop:
             if snapshot is not None:
                 self.logs.say(f"resuming at step {counters.step}")
             self._store_recipe()
             self._run(stop)
+        self.ranks.leave()
         if stop.requested:
             raise KeyboardInterrupt(f"stopped at step {self.counters.step}; the state is saved")
         return self.folder / self.task.output
 
     def _build(self) -> None:
         recipe = self.recipe
-        self.task = build_task(recipe, self.device)
+        self.task = build_task(recipe, self.device, self.ranks)
         self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
         self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
         self.counters, self.meter = Counters(), Meter()
@@ -135,7 +143,10 @@ class Trainer:
         batches = self.task.batches.loader(
             counters.step, recipe.steps, recipe.workers, pin=self.device.type == "cuda"
         )
-        while counters.step < recipe.steps and not self._out_of_time() and not stop.requested:
+        while counters.step < recipe.steps:
+            self._clock, stopping = self.ranks.agree(self._seconds(), stop.requested)
+            if stopping or self._out_of_time():
+                break
             self._step(next(batches).to(self.device))
             self._report()
             minutes = (time.monotonic() - saved_at) / 60
@@ -161,12 +172,14 @@ class Trainer:
         with autocast:
             loss = self.task.loss(batch)
         loss.backward()
+        self.ranks.average_gradients(self.optimizers.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(
             self.optimizers.parameters.values(), recipe.optimizer.grad_clip
         )
-        value, norm_value = torch.stack([loss.detach(), norm]).tolist()
+        loss = self.ranks.mean(loss.detach())
+        value, norm_value = torch.stack([loss, norm]).tolist()
         counters.step += 1
-        counters.samples += len(batch.captions)
+        counters.samples += len(batch.captions) * self.ranks.size
         if math.isfinite(value) and math.isfinite(norm_value):
             self.optimizers.step(factor)
             self.average.update()
@@ -214,6 +227,8 @@ class Trainer:
 
     def _save(self) -> None:
         """The checkpoint, and the model with averaged weights."""
+        if not self.ranks.is_first:
+            return
         counters = self.counters
         counters.seconds = self._seconds()
         counters.ema_updates, counters.meter = self.average.updates, self.meter.state()
@@ -228,6 +243,8 @@ class Trainer:
             replace_folder(self.folder / self.task.output, self.task.save)
 
     def _sample(self) -> None:
+        if not self.ranks.is_first:
+            return
         with self.average.applied(), self.task.evaluation():
             self.task.sample(self.folder / "samples", self.counters.step)
 
@@ -245,6 +262,8 @@ class Trainer:
 
     def _store_recipe(self) -> None:
         """Write `recipe.yaml`; says which fields differ from the one that is there."""
+        if not self.ranks.is_first:
+            return
         file, text = self.folder / "recipe.yaml", dump_recipe(self.recipe)
         if file.exists():
             before, now = (_flat(yaml.safe_load(t)) for t in (file.read_text("utf-8"), text))
@@ -261,13 +280,13 @@ class Trainer:
 
     def _out_of_time(self) -> bool:
         limit = self.recipe.max_minutes
-        return limit is not None and self._seconds() >= 60 * limit
+        return limit is not None and self._clock >= 60 * limit
 
     def _progress(self) -> float:
         """The part of the run that is done, as the learning rate sees it."""
         if self.recipe.optimizer.schedule_by == "time":
             assert self.recipe.max_minutes is not None
-            return min(1.0, self._seconds() / (60 * self.recipe.max_minutes))
+            return min(1.0, self._clock / (60 * self.recipe.max_minutes))
         return self.counters.step / self.recipe.steps
 
     def _seconds_left(self) -> float:
