@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from statefilm.models.hth import SIGMA_FLOOR
 from statefilm.pipelines.sampling import predicted_sample
 from statefilm.training.objectives import build_objective
 from statefilm.training.randomness import generator_of
@@ -12,8 +11,8 @@ from statefilm.training.recipe import Objective
 SHAPE = (3, 1, 4, 4)
 
 
-def objective(sigma_floor=0.0, **fields):
-    return build_objective(Objective(**fields), sigma_floor)
+def objective(predicts_sample=False, **fields):
+    return build_objective(Objective(**fields), predicts_sample)
 
 
 def draw(process, count, start=0):
@@ -46,14 +45,20 @@ def test_flow_is_a_straight_line_and_the_velocity_its_slope():
     torch.testing.assert_close(process.timestep(level), level * 1000)
 
 
-def test_a_right_sample_has_no_loss_below_the_floor_of_sigma():
-    process, clean = objective(SIGMA_FLOOR), clean_batch()
-    noise, _, _ = draw(process, len(clean))
-    level = torch.linspace(1e-3, 1, len(clean))
-    noisy = process.corrupt(clean, noise, level)
-    # What a model with head_target "sample" returns for the true sample.
-    returned = (noisy - clean) / level.clamp_min(SIGMA_FLOOR).view(-1, 1, 1, 1, 1)
-    assert process.loss(returned, process.target(clean, noise, level), level) < 1e-9
+def test_an_error_of_the_sample_weighs_no_more_below_the_floor_of_sigma():
+    process, clean = objective(predicts_sample=True), clean_batch(1)
+    noise, _, _ = draw(process, 1)
+
+    def loss(sigma, error):
+        level = torch.tensor([sigma])
+        noisy = process.corrupt(clean, noise, level)
+        returned = (noisy - clean - error) / sigma  # what head_target "sample" makes of x0 + error
+        return float(process.loss(returned, process.target(clean, noise, level), level))
+
+    assert loss(0.001, 0.0) < 1e-6
+    for sigma in (0.01, 0.03, 0.05):
+        assert loss(sigma, 0.1) == pytest.approx((0.1 / 0.05) ** 2, rel=1e-3)
+    assert loss(0.5, 0.1) == pytest.approx((0.1 / 0.5) ** 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

@@ -19,7 +19,7 @@ from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
 from statefilm.models.plan import Plan, check_plan, hybrid_plan
 from statefilm.scans import get_scan
 
-SIGMA_FLOOR = 0.05  # of the division that turns a predicted sample into a velocity
+MIN_SIGMA = 1e-3  # of the division that turns a predicted sample into a velocity
 
 
 class HTHTransformer(ModelMixin, ConfigMixin):
@@ -194,7 +194,7 @@ class HTHTransformer(ModelMixin, ConfigMixin):
         sample = self.patch.decode(features.flatten(0, 1), skips).unflatten(0, (batch, frames))
         sample = sample.transpose(1, 2).to(hidden_states.dtype)
         if config.head_target == "sample":
-            sigma = (timestep.float() / 1000).clamp_min(SIGMA_FLOOR).view(-1, 1, 1, 1, 1)
+            sigma = (timestep.float() / 1000).clamp_min(MIN_SIGMA).view(-1, 1, 1, 1, 1)
             sample = ((hidden_states.float() - sample.float()) / sigma).to(hidden_states.dtype)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 

@@ -17,6 +17,7 @@ from statefilm.training import recipe as recipes
 __all__ = ["DiffusionObjective", "Draw", "FlowObjective", "Objective", "build_objective"]
 
 TRAIN_TIMESTEPS = 1000
+SIGMA_FLOOR = 0.05
 
 
 class Draw(NamedTuple):
@@ -84,9 +85,13 @@ class Objective(ABC):
     def loss(self, prediction: Tensor, target: Tensor, level: Tensor) -> Tensor:
         """Weighted mean squared error in float32, a scalar."""
         errors = (prediction.float() - target.float()).square().flatten(1).mean(1)
+        return (errors * self.weights(level)).mean()
+
+    def weights(self, level: Tensor) -> Tensor:
+        """Weights [B] of the squared errors at noise levels [B]."""
         if self.config.weighting == "min_snr":
-            errors = errors * self._min_snr(level)
-        return errors.mean()
+            return self._min_snr(level)
+        return torch.ones_like(level)
 
 
 class FlowObjective(Objective):
@@ -94,14 +99,14 @@ class FlowObjective(Objective):
 
     Args:
         config: the recipe's section.
-        sigma_floor: of a model whose head predicts the sample and which divides by
-            max(s, sigma_floor): below the floor the target shrinks as the model's output does,
-            so that a right sample has no loss (arXiv 2511.13720).
+        predicts_sample: whether the model's head predicts x0. An error of x0 is then an error of
+            the velocity 1 / s times as large, so its weight falls below `SIGMA_FLOOR`, as if the
+            division stopped there (arXiv 2511.13720, section 4).
     """
 
-    def __init__(self, config: recipes.Objective, sigma_floor: float = 0.0) -> None:
+    def __init__(self, config: recipes.Objective, predicts_sample: bool = False) -> None:
         super().__init__(config)
-        self.sigma_floor = sigma_floor
+        self.predicts_sample = predicts_sample
 
     def timestep(self, level: Tensor) -> Tensor:
         return level * TRAIN_TIMESTEPS
@@ -111,10 +116,13 @@ class FlowObjective(Objective):
         return (1 - sigma) * clean + sigma * noise
 
     def target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        velocity = noise - clean
-        if not self.sigma_floor:
-            return velocity
-        return velocity * _like(level / level.clamp_min(self.sigma_floor), clean)
+        return noise - clean
+
+    def weights(self, level: Tensor) -> Tensor:
+        weights = super().weights(level)
+        if self.predicts_sample:
+            weights = weights * (level / level.clamp_min(SIGMA_FLOOR)).square()
+        return weights
 
     def scheduler(self) -> SchedulerMixin:
         return FlowMatchEulerDiscreteScheduler(
@@ -162,10 +170,10 @@ class DiffusionObjective(Objective):
         return snr.clamp_max(self.config.min_snr_gamma) / share
 
 
-def build_objective(config: recipes.Objective, sigma_floor: float = 0.0) -> Objective:
-    """The objective that a recipe names; `sigma_floor` as in `FlowObjective`."""
+def build_objective(config: recipes.Objective, predicts_sample: bool = False) -> Objective:
+    """The objective that a recipe names; `predicts_sample` as in `FlowObjective`."""
     if config.type == "flow":
-        return FlowObjective(config, sigma_floor)
+        return FlowObjective(config, predicts_sample)
     return DiffusionObjective(config)
 
 

@@ -18,7 +18,6 @@ from transformers.utils import logging as transformers_logging
 from statefilm.data.world import vocabulary
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer, build, to_video
-from statefilm.models.hth import SIGMA_FLOOR
 from statefilm.models.text import (
     build_text_encoder,
     build_word_tokenizer,
@@ -173,7 +172,7 @@ class DenoiserTask(Task):
                 f"objective.type {config.type!r} needs a model with head_target 'velocity', "
                 "this one has 'sample'"
             )
-        return build_objective(config, SIGMA_FLOOR if predicts_sample else 0.0)
+        return build_objective(config, predicts_sample)
 
     def _pipeline(self) -> HTHPipeline:
         recipe = self.recipe
