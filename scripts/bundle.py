@@ -27,6 +27,8 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     changes = dict(pair.split("=", 1) for pair in sys.argv[3:])
     with torch.no_grad():
-        target = bundle(sys.argv[1], sys.argv[2], {k: yaml.safe_load(v) for k, v in changes.items()})
+        target = bundle(
+            sys.argv[1], sys.argv[2], {k: yaml.safe_load(v) for k, v in changes.items()}
+        )
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     print(f"{target}: {size / 1e6:.1f} MB")

@@ -16,8 +16,9 @@ class UsageError(ValueError):
 def suggest(name: str, choices: Iterable[str], kind: str) -> UsageError:
     """The error for an unknown `name` of a `kind`: the nearest of `choices`, then all of them."""
     choices = sorted(choices)
-    nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    folded = {choice.casefold(): choice for choice in choices}
+    nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[nearest[0]]!r}? " if nearest else ""
     return UsageError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(choices) or 'none'}")
 
 
@@ -37,5 +38,6 @@ def check_stepped(name: str, value: int, step: int, offset: int = 0) -> None:
         return
     below = offset + (value - offset) // step * step
     nearest = [str(n) for n in (below, below + step) if n >= first] or [str(first)]
-    rule = f"a multiple of {step}" if not offset else f"{offset} + k * {step}"
+    rule = f"{offset} + k * {step}" if offset else f"a multiple of {step}"
+    rule = "positive" if first == step == 1 else rule
     raise UsageError(f"{name} {value} is not {rule}: the nearest valid are {' and '.join(nearest)}")

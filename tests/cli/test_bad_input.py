@@ -132,7 +132,11 @@ def test_a_path_that_exists(refused, model, tmp_path):
     (tmp_path / "a.png").write_text("precious")
     assert "a.png exists" in refused("image", PROMPT, "-m", model, "-o", "a.png")
     assert (tmp_path / "a.png").read_text() == "precious"
-    assert "a.png is not a folder" in refused("image", PROMPT, "-m", model, "-o", "a.png/b.png")
+    for force in ((), ("--force",)):
+        args = ("image", PROMPT, "-m", model, "-o", "a.png/b.png", *force)
+        assert "a.png is not a folder" in refused(*args)
+        args = ("eval", "world", "-m", model, "-o", "a.png", *force)
+        assert "a.png is not a folder" in refused(*args)
     (tmp_path / "clip.json").write_text("precious")
     assert "clip.json exists" in refused("video", PROMPT, "-m", model, "-o", "clip.mp4")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "clip.json"}

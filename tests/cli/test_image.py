@@ -113,11 +113,13 @@ def test_prompts_file_seeds_and_negatives(cli, model, tmp_path):
     rows = [
         {"prompt": "a circle", "seed": 40, "negative_prompt": "red"},
         {"prompt": "a square"},
+        {"prompt": "a cross", "negative_prompt": ""},
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = cli("image", "--prompts-file", "p.jsonl", "-m", model, "-s", 7, "-n", "blue")
     metas = [read_provenance(path) for path in outcome.paths]
-    assert [(m["seed"], m["negative_prompt"]) for m in metas] == [(40, "red"), (8, "blue")]
+    found = [(m["seed"], m["negative_prompt"]) for m in metas]
+    assert found == [(40, "red"), (8, "blue"), (9, "")]
 
 
 def test_unknown_words_are_warned_of(cli, model):

@@ -32,6 +32,12 @@ def test_help_answers_without_torch(args):
     assert best < 1.0  # 0.15 s when the machine is idle
 
 
+def test_help_names_every_sampler(cli):
+    from statefilm.pipelines import SAMPLERS
+
+    assert all(name in cli("image", "--help").out for name in SAMPLERS)
+
+
 def test_program_exit_codes_and_streams():
     done = subprocess.run([*PROGRAM, "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"statefilm {statefilm.__version__}\n")

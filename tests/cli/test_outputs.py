@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statefilm.cli.errors import CommandError
-from statefilm.cli.outputs import expand, plan, refuse_existing, slug
+from statefilm.cli.outputs import check_writable, expand, plan, refuse_existing, slug
 
 TWO = (["a red circle", "b"], [7, 8])
 ONE = (["a red circle"], [7])
@@ -66,5 +66,10 @@ def test_refuse_existing(tmp_path):
     refuse_existing([tmp_path / "new", tmp_path / "deep" / "new"])
     with pytest.raises(CommandError, match=r"file exists \(and 1 more\)"):
         refuse_existing([tmp_path / "new", tmp_path / "file", tmp_path])
+
+
+def test_check_writable(tmp_path):
+    (tmp_path / "file").touch()
+    check_writable([tmp_path / "new", tmp_path / "deep" / "new", tmp_path / "file"])
     with pytest.raises(CommandError, match="is not a folder"):
-        refuse_existing([tmp_path / "file" / "new"])
+        check_writable([tmp_path / "new", tmp_path / "file" / "new"])

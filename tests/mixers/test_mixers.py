@@ -184,7 +184,7 @@ def test_state_dict_has_floating_tensors_only(mixer):
 
 
 def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match=r"'hydr'.*valid: hydra, .*did you mean 'hydra'"):
+    with pytest.raises(ValueError, match=r"'hydr'.*did you mean 'hydra'\? choose from .*hydra"):
         build_mixer("hydr", DIM)
 
 
@@ -201,6 +201,7 @@ def test_an_unknown_name_suggests_the_nearest():
         ("attention", {"head_dim": 24}, "head_dim 24 does not divide the width 32"),
         ("attention", {"head_dim": 8, "rope": "4d"}, "unknown rope '4d'; valid: None, 2d, 3d"),
         ("attention", {"head_dim": 4, "rope": "3d"}, "head_dim 4 cannot be rotated"),
+        ("hydra", {"stat_dim": 8}, "unknown option of mixer hydra 'stat_dim': .* 'state_dim'"),
     ],
 )
 def test_bad_options_are_one_line_that_names_them(name, options, message):

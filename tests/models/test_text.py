@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from statefilm.errors import UsageError
 from statefilm.models.text import (
@@ -138,4 +139,7 @@ def test_bad_names_and_folders_are_one_line_errors(tmp_path):
         load_text_encoder(tmp_path / "absent")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UsageError, match="safetensors"):
+        load_text_encoder(tmp_path)
+    save_file({"a": torch.tensor([1.0, torch.nan])}, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match=r"model\.safetensors: tensor 'a' holds NaN"):
         load_text_encoder(tmp_path)

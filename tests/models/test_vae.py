@@ -128,6 +128,8 @@ def test_presets_match_what_is_known_of_the_system():
     assert all(c % 32 == 0 for p in VAE_PRESETS.values() for c in p["block_out_channels"])
     with pytest.raises(UsageError, match="did you mean 'world_vae'"):
         build_vae("word_vae")
+    with pytest.raises(UsageError, match="did you mean 'latent_channels'"):
+        build_vae("world_vae", latent_chanels=4)
 
 
 @torch.no_grad()
@@ -161,3 +163,10 @@ def test_load_reads_any_autoencoder_kl_and_nothing_else(tmp_path):
     config.write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(UsageError, match="UNet2DModel"):
         load_vae(tmp_path / "wan")
+    config.write_text("[")
+    with pytest.raises(UsageError, match=r"config\.json: damaged JSON"):
+        load_vae(tmp_path / "wan")
+    (weights,) = (tmp_path / "image").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(UsageError, match="truncated"):
+        load_vae(tmp_path / "image")

@@ -82,6 +82,15 @@ def test_frames_are_numbered_files(tmp_path):
     assert not paths[0].exists()
 
 
+def test_a_shorter_clip_leaves_no_frame_of_the_longer_one(tmp_path):
+    save_frames(clip(4), tmp_path)
+    (tmp_path / "frame_1.png").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        save_frames(clip(2), tmp_path)
+    paths = save_frames(clip(2), tmp_path, force=True)
+    assert sorted(tmp_path.iterdir()) == [*paths, tmp_path / "frame_1.png"]
+
+
 def test_nothing_is_overwritten_unless_asked(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"mine")

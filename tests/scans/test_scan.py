@@ -62,8 +62,8 @@ def test_seed_is_written_one_way():
         ("random:-1", "did you mean 'random'?"),
         ("random:", "did you mean 'random'?"),
         ("random:\u0663", "did you mean 'random'?"),
-        ("zigzag", "valid: thw, twh"),
-        ("", "valid: thw, twh"),
+        ("zigzag", "choose from H, HT"),
+        ("", "choose from H, HT"),
     ],
 )
 def test_unknown_name_suggests_the_nearest(name, hint):

@@ -1,9 +1,11 @@
 """Batches: a function of seed, step and sample, whoever prepares them."""
 
+import pytest
 import torch
 
 from statefilm.training.batches import Batches
 from statefilm.training.objectives import Draw
+from statefilm.training.parallel import Ranks
 from statefilm.training.recipe import Stream, WorldSamples
 
 IMAGES = Stream(world=WorldSamples(size=32), batch_size=3, weight=3)
@@ -55,6 +57,11 @@ def test_streams_are_drawn_by_weight():
     batches.batch = lambda number, step: number
     share = sum(batches[step] for step in range(2000)) / 2000
     assert abs(share - 0.25) < 0.03
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="batch_size 3 cannot be shared by 2 processes"):
+        Batches(0, [CLIPS, IMAGES], draw, Ranks(1, 2))
 
 
 def test_dropped_captions_are_empty_and_frames_stay():

@@ -93,7 +93,13 @@ def _garble(folder):
     return file
 
 
-@pytest.mark.parametrize("damage", [_truncate, _poison, _remove, _garble])
+def _empty(folder):
+    file = folder / "state.json"
+    file.write_text("{}", "utf-8")
+    return file
+
+
+@pytest.mark.parametrize("damage", [_truncate, _poison, _remove, _garble, _empty])
 def test_damage_is_one_line_and_auto_takes_the_one_before(run, damage, warnings_of):
     folder = run / "checkpoints" / "step-00000003"
     file = damage(folder)

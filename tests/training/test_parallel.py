@@ -12,8 +12,8 @@ from statefilm.training.parallel import Ranks
 
 
 def train(folder, processes):
-    """The logged metrics of a smoke run under torchrun."""
-    subprocess.run(
+    """The logged metrics of a smoke run under torchrun, which names its model once."""
+    done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc-per-node", str(processes), "-m", "statefilm", "train", "smoke_world_t2i"),
@@ -22,8 +22,10 @@ def train(folder, processes):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
         capture_output=True,
+        text=True,
         timeout=120,
     )
+    assert done.stdout == f"{folder / 'pipeline'}\n"
     lines = (folder / "logs" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

@@ -34,7 +34,7 @@ def test_every_recipe_of_the_world_has_its_smoke_version():
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ("optimizer.lrr=3", ["optimizer.lrr", "3", "did you mean 'optimizer.lr'", "momentum"]),
+        ("optimizer.lrr=3", ["optimizer.lrr", "did you mean 'optimizer.lr'", "momentum"]),
         ("stepps=3", ["stepps", "did you mean 'steps'"]),
         ("data.0.batchsize=8", ["data.0.batchsize", "did you mean 'data.0.batch_size'"]),
         ("data.0.world.sise=8", ["data.0.world.sise", "did you mean 'data.0.world.size'"]),
@@ -52,7 +52,9 @@ def test_every_recipe_of_the_world_has_its_smoke_version():
         ("optimizer.schedule_by=time", ["max_minutes"]),
         ("kind=vea", ["did you mean 'vae'"]),
         ("kind=vae", ["key 'vae' is missing"]),
+        ("kind=[vae]", ["unknown kind of recipe"]),
         ("data.7.batch_size=8", ["'7' must be a number below 1"]),
+        ("samples.prompts.0.0=a", ["'a red circle' has no part '0'"]),
         ("optimizer.lr", ["key=value"]),
         ("optimizer.lr=[", ["not YAML"]),
     ],

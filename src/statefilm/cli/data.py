@@ -27,7 +27,7 @@ METADATA = "metadata.jsonl"
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".mov"})
 SHEET_CELLS, CELL = 64, 96
-_BATCH = 64
+_PIXELS_AT_ONCE = 1 << 24
 
 
 @app.command()
@@ -54,14 +54,14 @@ def make(
     console = Console(quiet=quiet)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CommandError(f"{out} exists and is not an empty folder", "give a new folder")
-    first = sample_batch(seed, 0, 1, size=size, num_frames=num_frames)  # refuses bad sizes
-    del first
+    sample_batch(seed, 0, 1, size=size, num_frames=num_frames)  # refuses bad sizes
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f".{METADATA}"
+    at_once = max(1, _PIXELS_AT_ONCE // (num_frames * size * size))
     bar = tqdm(total=count, unit="sample", disable=not console.progress)
     with partial.open("w", encoding="utf-8") as metadata, bar:
-        for start in range(0, count, _BATCH):
-            some = min(_BATCH, count - start)
+        for start in range(0, count, at_once):
+            some = min(at_once, count - start)
             batch = sample_batch(seed, start, some, size=size, num_frames=num_frames)
             for offset in range(some):
                 name = _write_sample(out, start + offset, batch.frames[offset], fps, frames)

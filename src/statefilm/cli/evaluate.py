@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from statefilm.cli import options
+from statefilm.cli import options, outputs
 from statefilm.cli.console import Console
 from statefilm.cli.errors import CommandError
-from statefilm.errors import suggest
+from statefilm.errors import check_stepped, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -58,13 +58,14 @@ def world(
 
     from statefilm.data.world.tasks import T2I_TASKS
     from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v
+    from statefilm.evaluation.world.motion import MIN_FRAMES
     from statefilm.pipelines import load_pipeline, resolve_model
     from statefilm.pipelines.checkpoint import model_hash
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     console = Console(json=as_json, quiet=quiet)
-    if output is not None and (output / "results.json").exists() and not force:
-        raise CommandError(f"{output / 'results.json'} exists", "--force overwrites it")
+    if output is not None:
+        _check_output(output / "results.json", force)
     chosen = list(T2I_TASKS) if tasks is None else [task for task in tasks.split(",") if task]
     for task in chosen:
         if task not in T2I_TASKS:
@@ -73,6 +74,14 @@ def world(
         raise CommandError("nothing to score: no tasks and no video")
     pipe = load_pipeline(model, dtype, device)
     pipe.set_progress_bar_config(disable=True)
+    num_frames = pipe.config.default_num_frames
+    if video:
+        check_stepped("num_frames", num_frames, pipe.size_steps[0], offset=1)
+        if num_frames < MIN_FRAMES:
+            raise CommandError(
+                f"clips of {num_frames} frames are too short to score, below {MIN_FRAMES}",
+                "--no-video leaves them out",
+            )
     settings: dict[str, Any] = {
         "num_inference_steps": _or(steps, pipe.config.default_steps),
         "guidance_scale": _or(guidance_scale, pipe.config.default_guidance_scale),
@@ -100,7 +109,7 @@ def world(
     if video:
         bar.reset()
         results |= evaluate_t2v(
-            generator(pipe, pipe.config.default_num_frames, settings),
+            generator(pipe, num_frames, settings),
             clips=clips,
             seed=seed,
             batch_size=max(1, batch_size // 4),
@@ -130,6 +139,12 @@ def generator(
         return frames.transpose(1, 2) * 2 - 1
 
     return generate
+
+
+def _check_output(file: Path, force: bool) -> None:
+    if file.exists() and not force:
+        raise CommandError(f"{file} exists", "--force overwrites it")
+    outputs.check_writable([file])
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from statefilm.cli import outputs
@@ -42,8 +43,8 @@ def generate(request: Request, console: Console) -> int:
     seed = secrets.randbelow(2**32) if request.seed is None else request.seed
     samples = plan_samples(request, seed)
     wanted = _without_existing(samples, request)
-    if request.preview is not None and not request.force:
-        outputs.refuse_existing([request.preview])
+    if request.preview is not None:
+        _check_paths([request.preview], request)
     if not wanted:
         console.note("all of it exists; nothing to do")
         return OK
@@ -72,10 +73,15 @@ def _without_existing(samples: list[Sample], request: Request) -> list[Sample]:
     """The samples to make: all, those whose file is not there, or an error when one is."""
     if request.skip_existing:
         samples = [sample for sample in samples if not sample.path.exists()]
-    if not request.force:
-        taken = [path for sample in samples for path in request.files_of(sample.path)]
-        outputs.refuse_existing(list(dict.fromkeys(taken)))
+    files = (path for sample in samples for path in request.files_of(sample.path))
+    _check_paths(list(dict.fromkeys(files)), request)
     return samples
+
+
+def _check_paths(paths: Sequence[Path], request: Request) -> None:
+    if not request.force:
+        outputs.refuse_existing(paths)
+    outputs.check_writable(paths)
 
 
 def resolve_settings(pipe: HTHPipeline, request: Request, samples: Sequence[Sample]) -> Settings:

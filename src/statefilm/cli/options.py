@@ -50,7 +50,12 @@ GuidanceScale = Annotated[
     ),
 ]
 Sampler = Annotated[
-    str | None, typer.Option("--sampler", metavar="NAME", help="Sampler by name. [the model's own]")
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        help="flow_euler, dpm++, unipc, ddim or ddpm, as the model allows. [the model's own]",
+    ),
 ]
 Seed = Annotated[
     int | None,

@@ -78,7 +78,7 @@ def _pattern(output: str | None, suffix: str, *, several: bool) -> str:
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
-    """Raise when any of the paths is taken, or lies under something that is not a folder.
+    """Raise when any of the paths is taken.
 
     Raises:
         CommandError: naming the first and how many.
@@ -89,6 +89,14 @@ def refuse_existing(paths: Sequence[Path]) -> None:
         raise CommandError(
             f"{taken[0]} exists{more}", "--force overwrites, --skip-existing leaves it"
         )
+
+
+def check_writable(paths: Sequence[Path]) -> None:
+    """Raise when any of the paths could not be written, found before anything is made.
+
+    Raises:
+        CommandError: it lies under something that is not a folder, or that lets nothing be written.
+    """
     for path in paths:
         parent = next(p for p in path.parents if p.exists())
         if not parent.is_dir():

@@ -114,7 +114,7 @@ def plan_samples(request: Request, seed: int) -> list[Sample]:
         paths = outputs.plan(request.output, request.suffix, texts[:1], seeds[:1]) * len(asked)
     else:
         paths = outputs.plan(request.output, request.suffix, texts, seeds)
-    return [
-        Sample(i, prompt.text, prompt.negative or request.negative_prompt or "", own_seed, path)
-        for i, ((prompt, _), own_seed, path) in enumerate(zip(asked, seeds, paths, strict=True))
-    ]
+    common = request.negative_prompt or ""
+    negatives = [common if p.negative is None else p.negative for p, _ in asked]
+    rows = zip(texts, negatives, seeds, paths, strict=True)
+    return [Sample(i, *row) for i, row in enumerate(rows)]

@@ -48,15 +48,18 @@ def train(
     loaded = load_recipe(recipe, changes or [])
     folder = output or Path("runs") / loaded.name
     trainer = Trainer(loaded, folder, device=device, quiet=quiet)
-    console = Console(quiet=quiet)
+    console = Console(quiet=trainer.quiet)
     if dry_run:
         console.note(f"would train {loaded.name} for {loaded.steps} steps in {folder}")
         return OK
     hide_library_bars()
     console.note(f"training {loaded.name} for {loaded.steps} steps in {folder}")
     try:
-        print(trainer.fit(resume))
+        saved = trainer.fit(resume)
     except KeyboardInterrupt as stop:
-        console.note(str(stop))
+        if stop.args:
+            console.note(str(stop))
         return INTERRUPTED
+    if trainer.ranks.is_first:
+        print(saved)
     return OK

@@ -1,9 +1,10 @@
 """Token mixers behind one interface: [batch, length, dim] -> [batch, length, dim]."""
 
-from difflib import get_close_matches
+from inspect import signature
 
 from torch import nn
 
+from statefilm.errors import suggest
 from statefilm.mixers.attention import SelfAttentionMixer
 from statefilm.mixers.hydra import HydraMixer
 from statefilm.mixers.linear_attention import LinearAttentionMixer
@@ -18,11 +19,17 @@ MIXERS: dict[str, type[nn.Module]] = {
 
 
 def build_mixer(name: str, dim: int, **options: object) -> nn.Module:
-    """The mixer called `name` for tokens of width `dim`; ValueError names the valid ones."""
+    """The mixer called `name` for tokens of width `dim`.
+
+    Raises:
+        ValueError: an unknown name or option, with the nearest known one; or a bad value.
+    """
     if name not in MIXERS:
-        near = get_close_matches(name, MIXERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown mixer {name!r}; valid: {', '.join(MIXERS)}{hint}")
+        raise suggest(name, MIXERS, "mixer")
+    known = [option for option in signature(MIXERS[name]).parameters if option != "dim"]
+    for option in options:
+        if option not in known:
+            raise suggest(option, known, f"option of mixer {name}")
     return MIXERS[name](dim, **options)
 
 

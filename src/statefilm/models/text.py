@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from statefilm.errors import UsageError, suggest
+from statefilm.models.weights import check_weights
 
 __all__ = [
     "TEXT_PRESETS",
@@ -135,7 +136,7 @@ def load_text_encoder(
 
     Raises:
         FileNotFoundError: the folder is not there.
-        UsageError: the folder holds no safetensors.
+        UsageError: the folder holds no safetensors, or damaged ones, or ones with NaN.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -144,6 +145,7 @@ def load_text_encoder(
     encoder_folder = folder / "text_encoder" if nested else folder
     if not any(encoder_folder.glob("*.safetensors")):
         raise UsageError(f"no .safetensors weights in {encoder_folder}: convert them first")
+    check_weights(encoder_folder)
     tokenizer = AutoTokenizer.from_pretrained(
         folder / "tokenizer" if nested else folder, local_files_only=True
     )

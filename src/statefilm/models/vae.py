@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLMagvit, ModelMixin
 
 from statefilm.errors import UsageError, check_stepped, suggest
+from statefilm.models.weights import check_weights
 
 __all__ = [
     "VAE_PRESETS",
@@ -46,9 +48,16 @@ def build_vae(preset: str, **overrides: Any) -> AutoencoderKLMagvit:
         overrides: arguments of `diffusers.AutoencoderKLMagvit` that replace the preset's. The
             block types follow from `block_out_channels`: n entries halve space n - 1 times and
             time n - 2 times.
+
+    Raises:
+        UsageError: unknown preset or field.
     """
     if preset not in VAE_PRESETS:
         raise suggest(preset, VAE_PRESETS, "VAE preset")
+    known = [name for name in signature(AutoencoderKLMagvit.__init__).parameters if name != "self"]
+    for field in overrides:
+        if field not in known:
+            raise suggest(field, known, "VAE field")
     fields = {**VAE_PRESETS[preset], **overrides}
     deeper = len(fields["block_out_channels"]) - 1
     return AutoencoderKLMagvit(
@@ -65,15 +74,21 @@ def load_vae(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Model
 
     Raises:
         FileNotFoundError: no `config.json` in the folder.
-        UsageError: the config names another class.
+        UsageError: the config is damaged or names another class, or the weights are damaged or
+            hold NaN.
     """
     config_file = Path(folder) / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"VAE folder without config.json: {folder}")
-    name = json.loads(config_file.read_text("utf-8")).get("_class_name", "")
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{config_file}: damaged JSON ({error})") from None
+    name = str(config.get("_class_name")) if isinstance(config, dict) else ""
     vae_class = getattr(diffusers, name, None) if name.startswith("AutoencoderKL") else None
     if vae_class is None:
         raise UsageError(f"{config_file} names class {name!r}, expected an AutoencoderKL*")
+    check_weights(Path(folder))
     vae = vae_class.from_pretrained(
         folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
     )

@@ -22,7 +22,8 @@ from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer
 from statefilm.models.text import encode_prompts
 from statefilm.models.vae import compression, decode_latents, latent_shape, set_tiling
-from statefilm.pipelines.checkpoint import check_complete, check_folder
+from statefilm.models.weights import check_complete
+from statefilm.pipelines.checkpoint import check_folder
 from statefilm.pipelines.inputs import (
     batch_size,
     check_choice,

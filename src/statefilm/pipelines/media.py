@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["make_grid", "refuse_existing", "save_frames", "save_mp4", "save_png"
 
 BT709 = 1  # ISO/IEC 23091-2 code of matrix, primaries and transfer
 LIMITED_RANGE = 1
+FRAME = re.compile(r"frame_\d{4,}\.png")
 
 
 def refuse_existing(path: str | Path, force: bool = False) -> None:
@@ -51,12 +53,23 @@ def save_frames(
     *,
     force: bool = False,
 ) -> list[Path]:
-    """Write a clip as `frame_0000.png`, `frame_0001.png`, ... in `folder`."""
-    paths = [Path(folder) / f"frame_{index:04d}.png" for index in range(len(frames))]
-    for path in paths:
+    """Write a clip as `frame_0000.png`, `frame_0001.png`, ... in `folder`.
+
+    With `force` the frames of another clip that are there make way, also those beyond the last.
+
+    Raises:
+        FileExistsError: a frame is there and `force` is not set.
+    """
+    folder = Path(folder)
+    present = sorted(path for path in folder.glob("frame_*.png") if FRAME.fullmatch(path.name))
+    for path in present:
         refuse_existing(path, force)
+    paths = [folder / f"frame_{index:04d}.png" for index in range(len(frames))]
     pairs = zip(frames, paths, strict=True)
-    return [save_png(frame, path, meta, force=force) for frame, path in pairs]
+    written = [save_png(frame, path, meta, force=force) for frame, path in pairs]
+    for path in set(present).difference(paths):
+        path.unlink()
+    return written
 
 
 def save_mp4(

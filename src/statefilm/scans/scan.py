@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from statefilm.errors import suggest
 from statefilm.scans.axes import ALIASES, AXIS_ORDERS, flatten_grid, unflatten_grid
 from statefilm.scans.curves import CURVES, walk
 
@@ -98,14 +98,7 @@ def resolve(name: str) -> str:
     seed = name.removeprefix("random:")
     if seed != name and seed.isascii() and seed.isdigit():
         return f"random:{int(seed)}"
-    raise ValueError(_unknown(name))
-
-
-def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name.casefold(), [s.casefold() for s in SCANS], n=1)
-    known = [s for s in SCANS if nearest and s.casefold() == nearest[0]]
-    hint = f"did you mean {known[0]!r}? " if known else ""
-    return f"unknown scan {name!r}; {hint}valid: {', '.join(SCANS)}, random:SEED"
+    raise suggest(name, [*SCANS, "random:SEED"], "scan")
 
 
 _CACHE: dict[tuple[str, ...], Tensor] = {}

@@ -61,6 +61,9 @@ class Batches(Dataset[Batch]):
         streams: the recipe's `data`.
         draw: the random part of a batch; sent to worker processes, so it holds no weights.
         ranks: a batch holds this process's share of the step's samples.
+
+    Raises:
+        UsageError: the ranks cannot share a stream's batches evenly.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class Batches(Dataset[Batch]):
     ) -> None:
         self.seed, self.streams, self.draw = seed, tuple(streams), draw
         self.ranks = ranks or Ranks()
+        for stream in self.streams:
+            self.ranks.share(0, stream.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
         number = choose_stream(self.seed, step, [stream.weight for stream in self.streams])

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from statefilm.errors import UsageError
+from statefilm.models.weights import read_tensors
 
 __all__ = [
     "Snapshot",
@@ -83,7 +83,11 @@ def read_snapshot(folder: Path) -> Snapshot:
         state = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: damaged or missing ({error})") from None
-    return Snapshot({part: _read(folder / f"{part}.safetensors") for part in PARTS}, state)
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise UsageError(f"{file}: names no step")
+    return Snapshot(
+        {part: dict(read_tensors(folder / f"{part}.safetensors")) for part in PARTS}, state
+    )
 
 
 def find_snapshot(run: Path, resume: str | os.PathLike[str]) -> Snapshot | None:
@@ -155,18 +159,6 @@ def replace_folder(target: Path, write: Callable[[Path], Any]) -> None:
     part.rename(target)
     _flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path}: damaged or truncated safetensors file ({reason})") from None
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UsageError(f"{path}: tensor {name!r} holds NaN or infinity")
-    return tensors
 
 
 def _flush(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         FileNotFoundError: no such file.
         UsageError: no such recipe, not YAML, an unknown key or a bad value; one line that names
-            the key, the value and what is valid.
+            the key or the value and what is valid.
     """
     path = _find(path_or_name)
     try:
@@ -46,7 +45,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     for change in overrides:
         _override(fields, change)
     kind = fields.get("kind", "denoiser")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise suggest(str(kind), KINDS, "kind of recipe")
     try:
         return KINDS[kind].model_validate(fields)
@@ -89,9 +88,11 @@ def _override(fields: dict[str, Any], change: str) -> None:
     node[_index(node, last, change)] = value
 
 
-def _index(node: dict[str, Any] | list[Any], part: str, change: str) -> str | int:
+def _index(node: Any, part: str, change: str) -> str | int:
     if isinstance(node, dict):
         return part
+    if not isinstance(node, list):
+        raise UsageError(f"change {change!r}: {node!r:.40} has no part {part!r}")
     if not (part.isdigit() and int(part) < len(node)):
         raise UsageError(f"change {change!r}: {part!r} must be a number below {len(node)}")
     return int(part)
@@ -105,10 +106,7 @@ def _describe(error: ValidationError, kind: type[Recipe]) -> str:
     if first["type"] == "extra_forbidden":
         parents = first["loc"][:-1]
         valid = [".".join(map(str, (*parents, name))) for name in _fields_at(kind, parents)]
-        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        names = ", ".join(name.rpartition(".")[2] for name in valid)
-        return f"unknown key {key!r} (= {value!r:.40}): {hint}choose from {names}"
+        return str(suggest(key, valid, "key"))
     if first["type"] == "missing":
         return f"key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")

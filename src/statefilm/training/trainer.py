@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import signal
@@ -40,7 +39,7 @@ from statefilm.training.tasks import build_task
 
 __all__ = ["Trainer"]
 
-logger = logging.getLogger(__name__)
+ECHO_SECONDS = 2.0
 
 
 @dataclass
@@ -300,14 +299,18 @@ class Trainer:
 
 @dataclass
 class _StopRequest:
-    """Whether a signal has asked the run to end."""
+    """Whether a signal has asked the run to end, and since when on the monotonic clock."""
 
     requested: bool = False
+    since: float = 0.0
 
 
 @contextmanager
 def _stop_signals() -> Iterator[_StopRequest]:
-    """SIGINT and SIGTERM ask for a stop after the step; a second one acts at once."""
+    """SIGINT and SIGTERM ask for a stop after the step; a later second one acts at once.
+
+    Not one that follows immediately: a terminal and `torchrun` both hand on the same Ctrl-C.
+    """
     stop = _StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -315,8 +318,11 @@ def _stop_signals() -> Iterator[_StopRequest]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def request(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
-        signal.signal(number, before[signal.Signals(number)])
+        if not stop.requested:
+            stop.requested, stop.since = True, time.monotonic()
+        elif time.monotonic() - stop.since > ECHO_SECONDS:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, request)
