@@ -52,6 +52,8 @@ def test_every_recipe_of_the_world_has_its_smoke_version():
         ("optimizer.schedule_by=time", ["max_minutes"]),
         ("kind=vea", ["did you mean 'vae'"]),
         ("kind=vae", ["key 'vae' is missing"]),
+        ("name=../elsewhere", ["name = '../elsewhere'", "pattern"]),
+        ("name=''", ["name = ''"]),
         ("kind=[vae]", ["unknown kind of recipe"]),
         ("data.7.batch_size=8", ["'7' must be a number below 1"]),
         ("samples.prompts.0.0=a", ["'a red circle' has no part '0'"]),

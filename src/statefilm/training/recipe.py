@@ -227,10 +227,10 @@ class Log(Section):
 
 
 class Recipe(Section):
-    """What the recipes of every kind share."""
+    """What the recipes of every kind share; `name` is that of the run folder too."""
 
     kind: str
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     seed: WholeNumber = 0
     steps: Count
     max_minutes: Positive | None = None
