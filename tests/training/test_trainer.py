@@ -256,6 +256,7 @@ def test_gradient_checkpointing_changes_nothing_and_compiling_keeps_the_names(tm
         (["objective.type=epsilon"], "needs a model with head_target 'velocity'"),
         (["model.overrides.in_channels=4"], "takes 4 channels, pixels have 3"),
         (["model.overrides.dims=4"], "unknown model field 'dims'"),
+        (["samples.num_frames=6"], "samples.num_frames 6 is not 1 \\+ k"),
     ],
 )
 def test_recipes_whose_parts_do_not_fit_are_refused_before_anything_is_written(

@@ -13,6 +13,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from statefilm.errors import suggest
+from statefilm.mixers import MIXERS
 from statefilm.models.blocks import HTHBlock
 from statefilm.models.embeddings import TimestepEmbedder, linear_float32, sinusoidal_positions
 from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
@@ -76,12 +78,21 @@ class HTHTransformer(ModelMixin, ConfigMixin):
         head_target: str = "velocity",
     ) -> None:
         super().__init__()
+        for field, value in (("dim", dim), ("in_channels", in_channels), ("text_dim", text_dim)):
+            _check_positive(field, value)
+        if len(patch_size) != 3:
+            raise ValueError(f"patch_size {patch_size!r} is not (frames, rows, columns)")
+        for value in patch_size:
+            _check_positive("patch_size", value)
         _check("conditioning", conditioning, ("add", "adaln_single"))
         _check("position", position, ("sinusoidal", "rope", "none"))
         _check("patch_embed", patch_embed, ("plain", "conv"))
         _check("head_target", head_target, ("velocity", "sample"))
         plan = hybrid_plan() if plan is None else check_plan(plan)
         self.register_to_config(plan=plan, patch_size=tuple(patch_size))
+        for name in mixer_options or {}:
+            if name not in MIXERS:
+                raise suggest(name, MIXERS, "mixer")
         options = {name: dict(values) for name, values in (mixer_options or {}).items()}
         if position == "rope":
             options["attention"] = {"rope": "3d", **options.get("attention", {})}
@@ -210,6 +221,11 @@ class HTHTransformer(ModelMixin, ConfigMixin):
             raise ValueError(f"{frames} frames do not fit patches of {t}; valid: 1 + k * {t}")
         if height % h or width % w or not height or not width:
             raise ValueError(f"size {height}x{width} is not divisible by the patch {h}x{w}")
+
+
+def _check_positive(field: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field} {value!r} is not a whole number >= 1")
 
 
 def _check(field: str, value: str, valid: tuple[str, ...]) -> None:

@@ -106,6 +106,9 @@ def check_plan(plan: Plan) -> Plan:
                 f"block {index} of the plan has {sorted(block)}, "
                 f"expected {sorted(BlockPlan.__annotations__)}"
             )
+        for field, value in block.items():
+            if not isinstance(value, str):
+                raise ValueError(f"block {index} of the plan has {field} {value!r}, not a name")
         resolve(block["image_scan"])
         resolve(block["video_scan"])
     return [BlockPlan(**block) for block in plan]

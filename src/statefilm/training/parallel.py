@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from statefilm.errors import UsageError
 
 __all__ = ["Ranks"]
+
+PATIENCE = timedelta(hours=1)  # the others wait while rank 0 saves and draws samples
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,20 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device) -> Ranks:
-        """Meet the other processes, if `torchrun` started this one."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
+        """Meet the other processes, if `torchrun` started this one; each takes a GPU of its own.
+
+        Raises:
+            UsageError: several processes were told to use one and the same GPU.
+        """
+        if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
             return cls()
+        if device.type == "cuda":
+            if device.index is not None:
+                raise UsageError(f"device {device} is one for all processes: give cuda or auto")
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), size)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def is_first(self) -> bool:
@@ -76,15 +86,16 @@ class Ranks:
             value /= self.size
         return value
 
-    def agree(self, *values: float) -> list[float]:
-        """Rank 0's values, on every rank: clocks and signals differ from process to process."""
+    def agree(self, clock: float, stop: bool) -> tuple[float, bool]:
+        """Rank 0's clock and whether any rank wants to stop; the same on every rank."""
         if self.size == 1:
-            return list(values)
-        shared = torch.tensor(values, dtype=torch.float64)
+            return clock, stop
+        shared = torch.tensor([clock if self.is_first else 0.0, float(stop)], dtype=torch.float64)
         if dist.get_backend() == "nccl":
             shared = shared.cuda()
-        dist.broadcast(shared, src=0)
-        return shared.tolist()
+        dist.all_reduce(shared)
+        total, votes = shared.tolist()
+        return total, votes > 0
 
     def wait(self) -> None:
         """Go on when all ranks are here."""

@@ -74,8 +74,10 @@ class Task(ABC):
         """No dropout, no gradients and no new compiled graphs inside."""
         self.modules.eval()
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            yield
-        self.modules.train()
+            try:
+                yield
+            finally:
+                self.modules.train()
 
 
 class DenoiserTask(Task):
@@ -100,6 +102,8 @@ class DenoiserTask(Task):
 
         self.objective = self._objective()
         self.pipeline = self._pipeline()
+        frame_step = self.pipeline.size_steps[0]
+        check_stepped("samples.num_frames", recipe.samples.num_frames, frame_step, offset=1)
         shapes = tuple(self._latent_shape(number) for number in range(len(recipe.data)))
         self.batches = Batches(
             recipe.seed, recipe.data, _DenoiserDraw(self.objective, shapes), ranks

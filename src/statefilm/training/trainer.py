@@ -120,9 +120,9 @@ class Trainer:
             if snapshot is not None:
                 self.logs.say(f"resuming at step {counters.step}")
             self._store_recipe()
-            self._run(stop)
+            stopped = self._run(stop)
         self.ranks.leave()
-        if stop.requested:
+        if stopped:
             raise KeyboardInterrupt(f"stopped at step {self.counters.step}; the state is saved")
         return self.folder / self.task.output
 
@@ -135,10 +135,14 @@ class Trainer:
         if recipe.compile == "blocks":
             self.task.compile()
 
-    def _run(self, stop: _StopRequest) -> None:
-        """Step until the recipe's end, its time, or a signal; save on the way and at the end."""
+    def _run(self, stop: _StopRequest) -> bool:
+        """Step until the recipe's end, its time, or a signal; save on the way and at the end.
+
+        Returns:
+            Whether a signal ended it before the recipe did.
+        """
         recipe, counters = self.recipe, self.counters
-        saved_step, saved_at = counters.step, time.monotonic()
+        saved_step, saved_at, stopping = counters.step, time.monotonic(), False
         batches = self.task.batches.loader(
             counters.step, recipe.steps, recipe.workers, pin=self.device.type == "cuda"
         )
@@ -158,6 +162,7 @@ class Trainer:
                 self._sample()
         if counters.step > saved_step or not (self.folder / self.task.output).exists():
             self._save()
+        return stopping
 
     def _step(self, batch: Batch) -> None:
         """One update of the weights; skipped when the loss or a gradient is not finite."""
@@ -244,8 +249,11 @@ class Trainer:
     def _sample(self) -> None:
         if not self.ranks.is_first:
             return
-        with self.average.applied(), self.task.evaluation():
-            self.task.sample(self.folder / "samples", self.counters.step)
+        try:
+            with self.average.applied(), self.task.evaluation():
+                self.task.sample(self.folder / "samples", self.counters.step)
+        except (FloatingPointError, torch.OutOfMemoryError) as error:
+            self.logs.say(f"no samples at step {self.counters.step}: {error}")
 
     def _restore(self, snapshot: Snapshot) -> None:
         load_parameters(self.task.modules, snapshot.tensors["model"])
@@ -321,7 +329,7 @@ def _stop_signals() -> Iterator[_StopRequest]:
         if not stop.requested:
             stop.requested, stop.since = True, time.monotonic()
         elif time.monotonic() - stop.since > ECHO_SECONDS:
-            signal.signal(number, before[signal.Signals(number)])
+            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
             signal.raise_signal(number)
 
     for number in before:
@@ -330,7 +338,7 @@ def _stop_signals() -> Iterator[_StopRequest]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _due(step: int, every: int) -> bool:
