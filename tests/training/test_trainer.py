@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -93,24 +94,27 @@ def test_a_vae_resumes_to_the_bit_too(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_kill_9_then_resume_gives_the_curve_of_a_run_that_was_left_alone(tmp_path):
-    changes = ["steps=40", "checkpoint.every_steps=2"]
+def test_five_kills_at_random_moments_leave_the_curve_of_a_run_that_was_left_alone(tmp_path):
+    changes = ["steps=120", "checkpoint.every_steps=2"]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     code = (
         "import sys; from statefilm.training import Trainer, load_recipe;"
         "Trainer(load_recipe('smoke_world_t2i', sys.argv[2:]), sys.argv[1], device='cpu').fit()"
     )
     recipe = tiny_recipe(*changes)
-    arguments = [str(broken), *TINY, *changes]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(broken.glob("checkpoints/step-*")):
-        time.sleep(0.02)
-    time.sleep(0.05)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    arguments = [sys.executable, "-c", code, str(broken), *TINY, *changes]
+    moments = random.Random(0)
+    for _ in range(5):
+        before = set(broken.glob("checkpoints/step-*"))
+        process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+        while process.poll() is None and set(broken.glob("checkpoints/step-*")) <= before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     train(recipe, broken)
     train(recipe, whole)
-    assert_same_run(broken, whole, 40)
+    assert_same_run(broken, whole, 120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
