@@ -12,6 +12,7 @@ import typer
 from statefilm.cli import options, outputs
 from statefilm.cli.console import Console
 from statefilm.cli.errors import CommandError
+from statefilm.cli.options import value_or
 from statefilm.errors import check_stepped, suggest
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def world(
                 "--no-video leaves them out",
             )
     settings: dict[str, Any] = {
-        "num_inference_steps": _or(steps, pipe.config.default_steps),
-        "guidance_scale": _or(guidance_scale, pipe.config.default_guidance_scale),
-        "sampler": _or(sampler, default_sampler(pipe.scheduler)),
+        "num_inference_steps": value_or(steps, pipe.config.default_steps),
+        "guidance_scale": value_or(guidance_scale, pipe.config.default_guidance_scale),
+        "sampler": value_or(sampler, default_sampler(pipe.scheduler)),
     }
     make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"])
     details = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings}
@@ -145,7 +146,3 @@ def _check_output(file: Path, force: bool) -> None:
     if file.exists() and not force:
         raise CommandError(f"{file} exists", "--force overwrites it")
     outputs.check_writable([file])
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

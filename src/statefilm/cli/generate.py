@@ -20,6 +20,7 @@ from statefilm.cli.errors import (
     one_line,
 )
 from statefilm.cli.memory import check_memory, what_fits
+from statefilm.cli.options import value_or
 from statefilm.cli.request import Request, Sample, Settings, plan_samples
 from statefilm.cli.writing import Preview, Writer
 
@@ -93,15 +94,15 @@ def resolve_settings(pipe: HTHPipeline, request: Request, samples: Sequence[Samp
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     config = pipe.config
-    fps = float(_or(request.fps, config.default_fps))
+    fps = float(value_or(request.fps, config.default_fps))
     settings = Settings(
-        height=_or(request.height, config.default_height),
-        width=_or(request.width, config.default_width),
+        height=value_or(request.height, config.default_height),
+        width=value_or(request.width, config.default_width),
         num_frames=_frames(pipe, request, fps),
         fps=fps,
-        steps=_or(request.steps, config.default_steps),
-        guidance_scale=_or(request.guidance_scale, config.default_guidance_scale),
-        sampler=_or(request.sampler, default_sampler(pipe.scheduler)),
+        steps=value_or(request.steps, config.default_steps),
+        guidance_scale=value_or(request.guidance_scale, config.default_guidance_scale),
+        sampler=value_or(request.sampler, default_sampler(pipe.scheduler)),
     )
     make_scheduler(pipe.scheduler, settings.sampler, settings.steps)
     pipe.check_inputs(
@@ -124,14 +125,10 @@ def _frames(pipe: HTHPipeline, request: Request, fps: float) -> int:
     step = pipe.size_steps[0]
     if request.seconds is not None:
         return 1 + step * max(1, round((request.seconds * fps - 1) / step))
-    frames = _or(request.num_frames, pipe.config.default_num_frames)
+    frames = value_or(request.num_frames, pipe.config.default_num_frames)
     if frames == 1:
         raise CommandError(f"num_frames 1 is an image; a video has {1 + step} or more")
     return frames
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _warn_unknown_words(pipe: HTHPipeline, samples: Sequence[Sample], console: Console) -> None:

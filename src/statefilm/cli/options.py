@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -108,3 +108,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on st
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Paths and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks and details.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all input, write nothing.")]
+
+
+def value_or(value: Any, default: Any) -> Any:
+    """A flag's value, or the model's own where the flag was not given (0 is a value)."""
+    return default if value is None else value
