@@ -6,7 +6,7 @@ import torch
 from statefilm.pipelines.sampling import predicted_sample
 from statefilm.training.objectives import build_objective
 from statefilm.training.randomness import generator_of
-from statefilm.training.recipe import Objective
+from statefilm.training.recipe import LogitNormal, Objective, Timesteps
 
 SHAPE = (3, 1, 4, 4)
 
@@ -110,6 +110,14 @@ def test_levels_follow_the_mixture():
     high, low = (level > 0.97).float().mean(), (level < 0.03).float().mean()
     assert float(high) == pytest.approx(0.8 * 0.75 + 0.2 * 0.03, abs=0.03)
     assert float(low) == pytest.approx(0.8 * 0.25 + 0.2 * 0.03, abs=0.03)
+
+
+def test_a_stream_may_have_levels_of_its_own():
+    process = objective(timesteps={"logit_normal": [{"mean": -4.0, "std": 0.1}]})
+    generators = [generator_of(0, i) for i in range(50)]
+    own = Timesteps(logit_normal=(LogitNormal(mean=4.0, std=0.1),))
+    assert process.draw(SHAPE, generators).level.max() < 0.03
+    assert process.draw(SHAPE, generators, own).level.min() > 0.97
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])

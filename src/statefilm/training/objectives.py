@@ -34,20 +34,26 @@ class Objective(ABC):
     def __init__(self, config: recipes.Objective) -> None:
         self.config = config
 
-    def draw(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Draw:
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        generators: list[torch.Generator],
+        timesteps: recipes.Timesteps | None = None,
+    ) -> Draw:
         """Noise, level and caption dropout, sample by sample.
 
         Args:
             shape: of one sample, (C, T, H, W).
             generators: one a sample, so that a sample is the same in any batch.
+            timesteps: how noise levels are drawn; None is as the objective's section says.
         """
-        rows = [self._draw_one(shape, generator) for generator in generators]
+        times = timesteps or self.config.timesteps
+        rows = [self._draw_one(shape, generator, times) for generator in generators]
         return Draw(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def _draw_one(
-        self, shape: tuple[int, ...], generator: torch.Generator
+        self, shape: tuple[int, ...], generator: torch.Generator, times: recipes.Timesteps
     ) -> tuple[Tensor, Tensor, Tensor]:
-        times = self.config.timesteps
         uniform, dropout, component, position = torch.rand(4, generator=generator).unbind()
         normal = torch.randn((), generator=generator)
         noise = torch.randn(shape, generator=generator)

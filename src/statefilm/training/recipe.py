@@ -113,19 +113,6 @@ class WorldSamples(Section):
         return value
 
 
-class Stream(Section):
-    """A source of batches. Each step draws one stream, with probability in proportion to weight."""
-
-    world: WorldSamples = WorldSamples()
-    batch_size: Count = 32
-    weight: Positive = 1.0
-
-    @property
-    def name(self) -> str:
-        """What the logs call it."""
-        return "image" if self.world.num_frames == 1 else "video"
-
-
 class LogitNormal(Section):
     """sigmoid(mean + std * normal); a positive mean shifts towards noise."""
 
@@ -148,6 +135,24 @@ class Timesteps(Section):
         if not self.logit_normal and self.uniform < 1:
             raise ValueError("without logit_normal, uniform must be 1")
         return self
+
+
+class Stream(Section):
+    """A source of batches. Each step draws one stream, with probability in proportion to weight.
+
+    `timesteps` replaces the objective's for this stream: the more frames show a thing, the more
+    noise it takes to hide it, so that clips have to be learnt from higher levels than images.
+    """
+
+    world: WorldSamples = WorldSamples()
+    batch_size: Count = 32
+    weight: Positive = 1.0
+    timesteps: Timesteps | None = None
+
+    @property
+    def name(self) -> str:
+        """What the logs call it."""
+        return "image" if self.world.num_frames == 1 else "video"
 
 
 class Objective(Section):

@@ -32,7 +32,14 @@ from statefilm.training.batches import Batch, Batches
 from statefilm.training.objectives import Draw, Objective, build_objective
 from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
-from statefilm.training.recipe import DenoiserRecipe, ModelSource, Recipe, TextSource, VAERecipe
+from statefilm.training.recipe import (
+    DenoiserRecipe,
+    ModelSource,
+    Recipe,
+    TextSource,
+    Timesteps,
+    VAERecipe,
+)
 
 __all__ = ["DenoiserTask", "Task", "VAETask", "build_task"]
 
@@ -105,9 +112,10 @@ class DenoiserTask(Task):
         frame_step = self.pipeline.size_steps[0]
         check_stepped("samples.num_frames", recipe.samples.num_frames, frame_step, offset=1)
         shapes = tuple(self._latent_shape(number) for number in range(len(recipe.data)))
-        self.batches = Batches(
-            recipe.seed, recipe.data, _DenoiserDraw(self.objective, shapes), ranks
+        draw = _DenoiserDraw(
+            self.objective, shapes, tuple(stream.timesteps for stream in recipe.data)
         )
+        self.batches = Batches(recipe.seed, recipe.data, draw, ranks)
         self._text_padding = 0
         self.modules.train()
 
@@ -276,13 +284,14 @@ class VAETask(Task):
 
 @dataclass(frozen=True)
 class _DenoiserDraw:
-    """`DrawNoise` of a denoiser."""
+    """`DrawNoise` of a denoiser: the shape and the noise levels are those of the stream."""
 
     objective: Objective
     shapes: tuple[tuple[int, ...], ...]
+    timesteps: tuple[Timesteps | None, ...]
 
     def __call__(self, number: int, generators: list[torch.Generator]) -> Draw:
-        return self.objective.draw(self.shapes[number], generators)
+        return self.objective.draw(self.shapes[number], generators, self.timesteps[number])
 
 
 @dataclass(frozen=True)
