@@ -80,6 +80,14 @@ def test_timestep_and_text_matter_and_masked_text_does_not(conditioning):
     torch.testing.assert_close(model(x, t, hidden, mask).sample, base)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_text_read_once_gives_the_same(frames):
+    model = toy()
+    x, t, text, mask = inputs(frames=frames)
+    expected = model(x, t, text, mask).sample
+    assert torch.equal(model(x, t, model.read_text(text), mask).sample, expected)
+
+
 def test_samples_of_a_batch_do_not_meet():
     model = toy()
     x, t, text, mask = inputs(frames=3)

@@ -190,6 +190,32 @@ def test_the_callback_sees_each_step_and_may_change_it(pipe):
     assert not zero.frames.any()
 
 
+def test_text_is_projected_once_a_generation_and_again_when_the_callback_replaces_it(pipe):
+    calls = []
+    project = pipe.transformer.blocks[0].cross_attention.to_kv
+    handle = project.register_forward_hook(lambda *call: calls.append(call[1][0].shape))
+    try:
+        made = sample(pipe, output_type="latent")
+        assert calls == [calls[0]]
+        same = sample(
+            pipe,
+            output_type="latent",
+            callback_on_step_end=lambda *call: {"prompt_embeds": call[3]["prompt_embeds"]},
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
+        assert len(calls) == 1 + 4
+        assert torch.equal(same.frames, made.frames)
+        changed = sample(
+            pipe,
+            output_type="latent",
+            callback_on_step_end=lambda *call: {"prompt_embeds": 0 * call[3]["prompt_embeds"]},
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
+        assert not torch.equal(changed.frames, made.frames)
+    finally:
+        handle.remove()
+
+
 def test_tuples_for_those_who_want_them(pipe):
     (images,) = sample(pipe, return_dict=False)
     assert torch.equal(images, sample(pipe).images)

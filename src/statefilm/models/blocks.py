@@ -12,6 +12,10 @@ from statefilm.mixers.qk_norm import QKNorm
 from statefilm.scans import Scan
 
 
+# Keys and values of a text in one block, each [B, heads, S, head_dim].
+KeysValues = tuple[Tensor, Tensor]
+
+
 class CrossAttention(nn.Module):
     """Tokens read the text states (arXiv 2502.00972, figure 3).
 
@@ -31,10 +35,15 @@ class CrossAttention(nn.Module):
         self.norm = QKNorm(head_dim)
         self.to_out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x_BLD: Tensor, text_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+    def keys_values(self, text_BSD: Tensor) -> KeysValues:
+        """What the tokens read of the text states; it depends on nothing else."""
+        k, v = self.to_kv(text_BSD).unflatten(-1, (2, -1, self.head_dim)).transpose(1, 3).unbind(2)
+        return k, v
+
+    def forward(self, x_BLD: Tensor, text: Tensor | KeysValues, mask_BS: Tensor | None) -> Tensor:
         """Returns [B, L, D]; masked text tokens (False) are not read."""
         q = self.to_q(x_BLD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        k, v = self.to_kv(text_BSD).unflatten(-1, (2, -1, self.head_dim)).transpose(1, 3).unbind(2)
+        k, v = self.keys_values(text) if isinstance(text, Tensor) else text
         q, k = self.norm(q, k)
         mask = None if mask_BS is None else mask_BS[:, None, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -89,19 +98,25 @@ class HTHBlock(nn.Module):
     def forward(
         self,
         x_BTHWD: Tensor,
-        text_BSD: Tensor,
+        text: Tensor | KeysValues,
         mask_BS: Tensor | None,
         time_B9D: Tensor | None,
         scan: Scan,
         positions_L3: Tensor | None,
     ) -> Tensor:
-        """One block on the grid; `time_B9D` modulates it when the block was built so."""
+        """One block on the grid.
+
+        Args:
+            text: states [B, S, D], or what `cross_attention.keys_values` made of them.
+            mask_BS: true where there is text; None reads all.
+            time_B9D: modulates the block when it was built so.
+        """
         x = x_BTHWD
         batch, grid, dim = x.shape[0], x.shape[1:4], x.shape[-1]
         shift, scale, gate = self._modulation(time_B9D, x.dtype)
 
         h = _modulate(self.norm_cross(x), shift[0], scale[0])
-        h = self.cross_attention(h.flatten(1, 3), text_BSD, mask_BS).view(batch, *grid, dim)
+        h = self.cross_attention(h.flatten(1, 3), text, mask_BS).view(batch, *grid, dim)
         x = x + _gate(h, gate[0])
 
         h = scan.apply(_modulate(self.norm_mixer(x), shift[1], scale[1]))

@@ -4,7 +4,7 @@ Legend: B batch, C channels, T, H, W frames and pixels (or tokens of the grid), 
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from statefilm.errors import suggest
 from statefilm.mixers import MIXERS
-from statefilm.models.blocks import HTHBlock
+from statefilm.models.blocks import CrossAttention, HTHBlock, KeysValues
 from statefilm.models.embeddings import TimestepEmbedder, linear_float32, sinusoidal_positions
 from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
 from statefilm.models.plan import Plan, check_plan, hybrid_plan
@@ -141,11 +141,20 @@ class HTHTransformer(ModelMixin, ConfigMixin):
                 self.time_modulation.bias.zero_()
         self.patch.init_output(self.token_out)
 
+    def read_text(self, encoder_hidden_states: Tensor) -> list[KeysValues]:
+        """Each block's keys and values of text states [B, S, text_dim], made once a generation.
+
+        They depend on the text alone, so `forward` takes them in place of the states.
+        """
+        text = self.text_norm(encoder_hidden_states.to(self.token_in.weight.dtype))
+        attentions = (block.get_submodule("cross_attention") for block in self.blocks)
+        return [cast(CrossAttention, one).keys_values(text) for one in attentions]
+
     def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | list[KeysValues],
         encoder_attention_mask: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -154,7 +163,7 @@ class HTHTransformer(ModelMixin, ConfigMixin):
         Args:
             hidden_states: noisy latents [B, C, T, H, W]; T = 1 is an image.
             timestep: [B], 0 to 1000 (1000 sigma for flow matching).
-            encoder_hidden_states: text states [B, S, text_dim].
+            encoder_hidden_states: text states [B, S, text_dim], or what `read_text` made of them.
             encoder_attention_mask: [B, S], true where there is text; None reads all.
 
         Returns:
@@ -186,12 +195,16 @@ class HTHTransformer(ModelMixin, ConfigMixin):
             time_B9D = modulation.unflatten(-1, (9, -1))
         else:
             x = x + time_BD[:, None, None, None].to(dtype)
-        text = self.text_norm(encoder_hidden_states.to(dtype))
+        texts: list[Tensor | KeysValues]
+        if isinstance(encoder_hidden_states, Tensor):
+            texts = [self.text_norm(encoder_hidden_states.to(dtype))] * len(self.blocks)
+        else:
+            texts = list(encoder_hidden_states)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
         # 3. The blocks, each along its own scan.
         name = "image_scan" if grid[0] == 1 else "video_scan"
-        for block, entry in zip(self.blocks, config.plan, strict=True):
+        for block, entry, text in zip(self.blocks, config.plan, texts, strict=True):
             scan = get_scan(entry[name], *grid, device=x.device)
             positions = scan.positions if config.position == "rope" else None
             args = (x, text, mask, time_B9D, scan, positions)

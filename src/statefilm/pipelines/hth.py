@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer
+from statefilm.models.blocks import KeysValues
 from statefilm.models.text import encode_prompts
 from statefilm.models.vae import compression, decode_latents, latent_shape, set_tiling
 from statefilm.models.weights import check_complete
@@ -313,12 +314,13 @@ class HTHPipeline(DiffusionPipeline):
                 negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask, batch
             )
 
+        conditions = self._conditions(tensors, mask, negative_mask)
         step_options = _noise_options(scheduler, generator)
         times = model_timesteps(scheduler)
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(scheduler.timesteps):
-                prediction = self._predict(tensors, mask, negative_mask, times[step], scale)
                 latents = tensors["latents"]
+                prediction = self._predict(latents, *conditions, times[step], scale)
                 if "denoised" in wanted:
                     tensors["denoised"] = predicted_sample(scheduler, prediction, step, latents)
                 latents = scheduler.step(prediction, timestep, latents, **step_options)[0]
@@ -326,7 +328,10 @@ class HTHPipeline(DiffusionPipeline):
                 tensors["latents"] = latents
                 if callback_on_step_end is not None:
                     given = {name: tensors[name] for name in wanted if name in tensors}
-                    tensors |= callback_on_step_end(self, step, timestep, given) or {}
+                    changed = callback_on_step_end(self, step, timestep, given) or {}
+                    tensors |= changed
+                    if changed.keys() - {"latents", "denoised"}:
+                        conditions = self._conditions(tensors, mask, negative_mask)
                 progress.update()
 
         frames = self.decode(tensors["latents"], output_type)
@@ -351,31 +356,43 @@ class HTHPipeline(DiffusionPipeline):
         repeats = batch // len(states)
         return states.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
 
-    def _predict(
+    def _conditions(
         self,
         tensors: dict[str, torch.Tensor],
         mask: torch.Tensor,
         negative_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | list[KeysValues], torch.Tensor]:
+        """What the denoiser reads at every step, with its mask; negative prompts come first."""
+        states = tensors["prompt_embeds"]
+        if negative_mask is not None:
+            states = _cat_padded(tensors["negative_prompt_embeds"], states)
+            mask = _cat_padded(negative_mask, mask)
+        if any(p.device != states.device for p in self.transformer.parameters()):
+            return states, mask  # offloaded: weights are only there inside a forward
+        return self.transformer.read_text(states), mask
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        text: torch.Tensor | list[KeysValues],
+        mask: torch.Tensor,
         time: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        """The denoiser's prediction in float32, with guidance where there is a negative prompt.
+        """The denoiser's prediction in float32; with guidance unless the scale is 1.
 
         Classifier-free guidance (arXiv 2207.12598): u + scale * (c - u), both in one forward.
         """
-        latents, states = tensors["latents"], tensors["prompt_embeds"]
-        if negative_mask is not None:
+        if scale != 1:
             latents = torch.cat([latents, latents])
-            states = _cat_padded(tensors["negative_prompt_embeds"], states)
-            mask = _cat_padded(negative_mask, mask)
         # Latents stay float32: the denoiser casts what it mixes, not what it returns.
         prediction = self.transformer(
             hidden_states=latents,
             timestep=time.to(latents.device).expand(len(latents)),
-            encoder_hidden_states=states,
+            encoder_hidden_states=text,
             encoder_attention_mask=mask,
         ).sample
-        if negative_mask is None:
+        if scale == 1:
             return prediction
         unconditional, conditional = prediction.chunk(2)
         return unconditional + scale * (conditional - unconditional)
