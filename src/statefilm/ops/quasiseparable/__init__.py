@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from statefilm.ops.dispatch import check_groups, check_shape, select
+from statefilm.ops.chunking import MIN_LOG_DECAY
+from statefilm.ops.dispatch import accumulation_dtype, check_groups, check_shape, select
 from statefilm.ops.quasiseparable.chunked import quasiseparable_chunked
 from statefilm.ops.quasiseparable.reference import quasiseparable_reference
 
@@ -63,6 +64,13 @@ def quasiseparable(
         check_shape(op, "D", D, (batch, length, heads), "(batch, length, heads) or (heads)")
     elif D is not None:
         check_shape(op, "D", D, (heads,), "(heads) or (batch, length, heads)")
-    y = select(op, BACKENDS, backend)(x, dt, A, B, C, D)
+    run = select(op, BACKENDS, backend)
+    if backend != "reference":
+        acc = accumulation_dtype(x.dtype)
+        dt = dt.to(acc)
+        A = (dt * A.to(acc)).clamp_min(MIN_LOG_DECAY)
+        B, C = B.to(x.dtype), C.to(x.dtype)
+        D = D if D is None else D.expand(batch, length, heads)
+    y = run(x, dt, A, B, C, D)
     assert isinstance(y, torch.Tensor)
     return y

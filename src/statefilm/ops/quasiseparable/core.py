@@ -1,0 +1,69 @@
+"""From two plain functions, forward and backward, to one differentiable op that compiles whole.
+
+A core multiplies by the matrix of `quasiseparable`, the log-decay of each step already formed:
+
+    core(x, dt, a, B, C, D) -> y
+
+with x [batch, length, heads, head_dim], dt and a [batch, length, 2, heads], where a = dt A <= 0,
+B and C [batch, length, 2, groups, state] and D [batch, length, heads] or None.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Core = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]
+CoreBackward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Gradients]
+
+
+def make_core(backend: str, forward: Core, backward: CoreBackward) -> Core:
+    """Register `statefilm::quasiseparable_<backend>` and its backward as custom ops.
+
+    Args:
+        backend: names the ops.
+        forward: the core; y is contiguous, with the shape and dtype of x.
+        backward: (dy, *inputs) to the gradients of the inputs, contiguous, each with the shape and
+            dtype of its input; of D None where D is.
+
+    Returns:
+        The op: it remembers only its inputs, is opaque to `torch.compile`, and has no second
+        derivative.
+    """
+    name = f"statefilm::quasiseparable_{backend}"
+
+    @torch.library.custom_op(name, mutates_args=())
+    def core(
+        x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None
+    ) -> Tensor:
+        return forward(x, dt, a, B, C, D)
+
+    @core.register_fake
+    def _(
+        x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None
+    ) -> Tensor:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    @torch.library.custom_op(f"{name}_backward", mutates_args=())
+    def core_backward(
+        dy: Tensor, x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None
+    ) -> list[Tensor]:
+        return [g for g in backward(dy, x, dt, a, B, C, D) if g is not None]
+
+    @core_backward.register_fake
+    def _(
+        dy: Tensor, x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None
+    ) -> list[Tensor]:
+        inputs = (x, dt, a, B, C, *([] if D is None else [D]))
+        return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
+
+    def remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs)
+
+    def differentiate(ctx, dy: Tensor):  # type: ignore[no-untyped-def]
+        gradients = core_backward(dy, *ctx.saved_tensors)
+        return (*gradients, None) if len(gradients) == 5 else tuple(gradients)
+
+    core.register_autograd(differentiate, setup_context=remember)
+    return core
