@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 from statefilm.models import PRESETS, HTHTransformer, build, hybrid_plan, to_video
 from statefilm.models.patch import merge_time, split_time
@@ -231,3 +232,31 @@ def test_bad_input_is_named(call, message):
 
 def test_presets_are_valid_configs():
     assert {name.split("_")[0] for name in PRESETS} == {"hth", "dit"}
+
+
+def test_a_step_cache_skips_what_hardly_changes_and_leaves_the_rest_as_it_was():
+    model = toy().requires_grad_(False)
+    x, t, text, mask = inputs(frames=3)
+    ran = []
+    model.blocks[2].mixer.register_forward_hook(lambda *call: ran.append(1))
+    expected, moved = model(x, t, text, mask).sample, model(x + 5, t, text, mask).sample
+    ran.clear()
+    model.enable_cache(FirstBlockCacheConfig(threshold=1e-3))
+    with model.cache_context("guided"):
+        first = model(x, t, text, mask).sample
+        again = model(x, t, text, mask).sample
+        other = model(x + 5, t, text, mask).sample
+    assert len(ran) == 2
+    assert torch.equal(first, expected)
+    torch.testing.assert_close(again, expected)
+    torch.testing.assert_close(other, moved)
+    model.disable_cache()
+    assert torch.equal(model(x, t, text, mask).sample, expected)
+
+
+def test_a_step_cache_that_would_mix_two_orders_is_refused():
+    plan = hybrid_plan(1, 3, scans=("H", "V"))
+    with pytest.raises(ValueError, match="share their image_scan"):
+        toy(plan=[*plan, plan[1]]).enable_cache(FirstBlockCacheConfig())
+    with pytest.raises(ValueError, match="unknown cache str"):
+        toy().enable_cache("first_block")

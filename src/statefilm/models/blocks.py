@@ -1,6 +1,6 @@
 """The repeated block of the denoisers: cross-attention, token mixer, feed-forward.
 
-Legend: B batch, T, H, W the grid of tokens, D width, S text tokens.
+Legend: B batch, L tokens, D width, S text tokens.
 """
 
 import torch
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from statefilm.mixers import build_mixer
 from statefilm.mixers.qk_norm import QKNorm
-from statefilm.scans import Scan
-
 
 # Keys and values of a text in one block, each [B, heads, S, head_dim].
 KeysValues = tuple[Tensor, Tensor]
@@ -64,7 +62,7 @@ class FeedForward(nn.Module):
 
 
 class HTHBlock(nn.Module):
-    """Cross-attention, mixer along a scan of the grid, feed-forward; each pre-norm and residual.
+    """Cross-attention, mixer, feed-forward; each pre-norm and residual.
 
     Args:
         dim, text_dim: widths of tokens and text states.
@@ -97,43 +95,41 @@ class HTHBlock(nn.Module):
 
     def forward(
         self,
-        x_BTHWD: Tensor,
+        hidden_states: Tensor,
         text: Tensor | KeysValues,
         mask_BS: Tensor | None,
         time_B9D: Tensor | None,
-        scan: Scan,
         positions_L3: Tensor | None,
     ) -> Tensor:
-        """One block on the grid.
+        """One block.
 
         Args:
+            hidden_states: tokens [B, L, D] in the order of the block's scan.
             text: states [B, S, D], or what `cross_attention.keys_values` made of them.
             mask_BS: true where there is text; None reads all.
             time_B9D: modulates the block when it was built so.
+            positions_L3: (t, h, w) of each token, for mixers with rotary positions.
         """
-        x = x_BTHWD
-        batch, grid, dim = x.shape[0], x.shape[1:4], x.shape[-1]
+        x = hidden_states
         shift, scale, gate = self._modulation(time_B9D, x.dtype)
 
         h = _modulate(self.norm_cross(x), shift[0], scale[0])
-        h = self.cross_attention(h.flatten(1, 3), text, mask_BS).view(batch, *grid, dim)
-        x = x + _gate(h, gate[0])
+        x = x + _gate(self.cross_attention(h, text, mask_BS), gate[0])
 
-        h = scan.apply(_modulate(self.norm_mixer(x), shift[1], scale[1]))
-        h = scan.invert(self.mixer(h, positions=positions_L3))
-        x = x + _gate(h, gate[1])
+        h = _modulate(self.norm_mixer(x), shift[1], scale[1])
+        x = x + _gate(self.mixer(h, positions=positions_L3), gate[1])
 
-        h = self.feed_forward(_modulate(self.norm_ff(x), shift[2], scale[2]))
-        return x + _gate(h, gate[2])
+        h = _modulate(self.norm_ff(x), shift[2], scale[2])
+        return x + _gate(self.feed_forward(h), gate[2])
 
     def _modulation(
         self, time_B9D: Tensor | None, dtype: torch.dtype
     ) -> tuple[list[Tensor | None], ...]:
-        """Shifts, scales and gates of the three sublayers, each [B, 1, 1, 1, D]."""
+        """Shifts, scales and gates of the three sublayers, each [B, 1, D]."""
         if time_B9D is None:
             return ([None] * 3, [None] * 3, [None] * 3)
         table = (self.modulation.weight.float() + time_B9D).to(dtype)
-        shift, scale, gate = table[:, :, None, None, None].unflatten(1, (3, 3)).unbind(1)
+        shift, scale, gate = table[:, :, None].unflatten(1, (3, 3)).unbind(1)
         return list(shift.unbind(1)), list(scale.unbind(1)), list(gate.unbind(1))
 
 

@@ -9,6 +9,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -19,12 +22,15 @@ from statefilm.models.blocks import CrossAttention, HTHBlock, KeysValues
 from statefilm.models.embeddings import TimestepEmbedder, linear_float32, sinusoidal_positions
 from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
 from statefilm.models.plan import Plan, check_plan, hybrid_plan
-from statefilm.scans import get_scan
+from statefilm.scans import get_scan, resolve
 
 MIN_SIGMA = 1e-3  # of the division that turns a predicted sample into a velocity
 
+# So that diffusers' step caches know which output of a block are the tokens.
+TransformerBlockRegistry.register(HTHBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
-class HTHTransformer(ModelMixin, ConfigMixin):
+
+class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
     """Diffusion denoiser that mixes tokens as its plan says (HTH, arXiv 2502.00972).
 
     Fields marked (open) are not published; their defaults are this project's choice.
@@ -141,6 +147,27 @@ class HTHTransformer(ModelMixin, ConfigMixin):
                 self.time_modulation.bias.zero_()
         self.patch.init_output(self.token_out)
 
+    def enable_cache(self, config: FirstBlockCacheConfig) -> None:
+        """Reuse what the blocks after the first one did in the step before, where that hardly changed.
+
+        `diffusers.FirstBlockCacheConfig(threshold)`: the relative change of the first block's
+        residual below which the others are left out. `disable_cache` undoes it.
+
+        Raises:
+            ValueError: another kind of cache, or a plan whose first and last block differ in their
+                scan, so that what was kept would lie in another order than where it is added.
+        """
+        if not isinstance(config, FirstBlockCacheConfig):
+            raise ValueError(f"unknown cache {type(config).__name__}; valid: FirstBlockCacheConfig")
+        first, last = self.config.plan[0], self.config.plan[-1]
+        for name in ("image_scan", "video_scan"):
+            if resolve(first[name]) != resolve(last[name]):
+                raise ValueError(
+                    f"step caching needs the first and last block to share their {name}, "
+                    f"the plan has {first[name]} and {last[name]}"
+                )
+        super().enable_cache(config)
+
     def read_text(self, encoder_hidden_states: Tensor) -> list[KeysValues]:
         """Each block's keys and values of text states [B, S, text_dim], made once a generation.
 
@@ -177,16 +204,18 @@ class HTHTransformer(ModelMixin, ConfigMixin):
         batch, _, frames = hidden_states.shape[:3]
         dtype = self.token_in.weight.dtype
 
-        # 1. Frames to a grid of tokens, [B, T, H, W, D].
+        # 1. Frames to a grid of tokens, kept as the sequence [B, T*H*W, D] of a scan.
         pixels = hidden_states.transpose(1, 2).flatten(0, 1).to(dtype)
         features, skips = self.patch.encode(pixels)
         features = features.unflatten(0, (batch, frames))
-        x = self.token_in(merge_time(features, config.patch_size[0])).to(dtype)
-        grid = (x.shape[1], x.shape[2], x.shape[3])
+        features = merge_time(features, config.patch_size[0])
+        grid = (features.shape[1], features.shape[2], features.shape[3])
+        x = self.token_in(features.flatten(1, 3)).to(dtype)
+        order = get_scan("thw", *grid, device=x.device)
 
         # 2. Conditions: position, timestep, text.
         if config.position == "sinusoidal":
-            x = x + sinusoidal_positions(grid, config.dim, x.device).to(dtype)
+            x = x + sinusoidal_positions(grid, config.dim, x.device).flatten(0, 2).to(dtype)
         time_BD = self.timestep_embedder(timestep)
         time_B9D = None
         if config.conditioning == "adaln_single":
@@ -194,7 +223,7 @@ class HTHTransformer(ModelMixin, ConfigMixin):
                 modulation = linear_float32(F.silu(time_BD), self.time_modulation)
             time_B9D = modulation.unflatten(-1, (9, -1))
         else:
-            x = x + time_BD[:, None, None, None].to(dtype)
+            x = x + time_BD[:, None].to(dtype)
         texts: list[Tensor | KeysValues]
         if isinstance(encoder_hidden_states, Tensor):
             texts = [self.text_norm(encoder_hidden_states.to(dtype))] * len(self.blocks)
@@ -202,19 +231,21 @@ class HTHTransformer(ModelMixin, ConfigMixin):
             texts = list(encoder_hidden_states)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
-        # 3. The blocks, each along its own scan.
+        # 3. The blocks, each along its own scan; only a change of scan moves the tokens.
         name = "image_scan" if grid[0] == 1 else "video_scan"
         for block, entry, text in zip(self.blocks, config.plan, texts, strict=True):
             scan = get_scan(entry[name], *grid, device=x.device)
+            if scan.name != order.name:
+                x, order = scan.apply(order.invert(x)), scan
             positions = scan.positions if config.position == "rope" else None
-            args = (x, text, mask, time_B9D, scan, positions)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, *args)
+                x = self._gradient_checkpointing_func(block, x, text, mask, time_B9D, positions)
             else:
-                x = block(*args)
+                x = block(x, text, mask, time_B9D, positions)
 
         # 4. Tokens back to frames.
-        features = split_time(self.token_out(self.norm_out(x)), config.patch_size[0])
+        features = self.token_out(self.norm_out(order.invert(x)))
+        features = split_time(features, config.patch_size[0])
         sample = self.patch.decode(features.flatten(0, 1), skips).unflatten(0, (batch, frames))
         sample = sample.transpose(1, 2).to(hidden_states.dtype)
         if config.head_target == "sample":

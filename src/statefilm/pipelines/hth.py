@@ -315,6 +315,8 @@ class HTHPipeline(DiffusionPipeline):
             )
 
         conditions = self._conditions(tensors, mask, negative_mask)
+        if self.transformer.is_cache_enabled:
+            self.transformer._reset_stateful_cache()
         step_options = _noise_options(scheduler, generator)
         times = model_timesteps(scheduler)
         with self.progress_bar(total=steps) as progress:
@@ -386,12 +388,13 @@ class HTHPipeline(DiffusionPipeline):
         if scale != 1:
             latents = torch.cat([latents, latents])
         # Latents stay float32: the denoiser casts what it mixes, not what it returns.
-        prediction = self.transformer(
-            hidden_states=latents,
-            timestep=time.to(latents.device).expand(len(latents)),
-            encoder_hidden_states=text,
-            encoder_attention_mask=mask,
-        ).sample
+        with self.transformer.cache_context("guided"):
+            prediction = self.transformer(
+                hidden_states=latents,
+                timestep=time.to(latents.device).expand(len(latents)),
+                encoder_hidden_states=text,
+                encoder_attention_mask=mask,
+            ).sample
         if scale == 1:
             return prediction
         unconditional, conditional = prediction.chunk(2)

@@ -43,7 +43,7 @@ from statefilm.training.recipe import (
 
 __all__ = ["DenoiserTask", "Task", "VAETask", "build_task"]
 
-# Distinct scans, mixers and sizes are distinct graphs of the one block class.
+# Distinct mixers and lengths are distinct graphs of the one block class.
 COMPILED_GRAPHS = 64
 
 
