@@ -148,10 +148,11 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
         self.patch.init_output(self.token_out)
 
     def enable_cache(self, config: FirstBlockCacheConfig) -> None:
-        """Reuse what the blocks after the first one did in the step before, where that hardly changed.
+        """Leave out the blocks after the first in steps in which the first hardly changes anything.
 
-        `diffusers.FirstBlockCacheConfig(threshold)`: the relative change of the first block's
-        residual below which the others are left out. `disable_cache` undoes it.
+        What they did in the step before is then done again. `diffusers.FirstBlockCacheConfig`
+        holds the threshold, a relative change of the first block's residual; `disable_cache`
+        undoes it.
 
         Raises:
             ValueError: another kind of cache, or a plan whose first and last block differ in their
