@@ -34,6 +34,7 @@ def weights(folder):
         (("-s", -1), "invalid value for '--seed' / '-s'"),
         (("-s", 2**63), f"is above {2**63 - 1}"),
         (("--sampler", "ddmp"), "ddpm"),
+        (("--shift", 0), "shift 0 is not a finite number above 0"),
         (("--dtype", "bfloat61"), "unknown dtype 'bfloat61'"),
         (("--device", "tpu9"), "device 'tpu9' is not available"),
         (("-o", "a.jpg"), "'a.jpg' does not end in .png"),

@@ -221,6 +221,16 @@ def test_tuples_for_those_who_want_them(pipe):
     assert torch.equal(images, sample(pipe).images)
 
 
+def test_videos_may_have_a_shift_of_their_own():
+    pipe = make_pipeline(default_video_shift=5.0)
+    assert (pipe.default_shift(1), pipe.default_shift(5)) == (2.0, 5.0)
+    assert make_pipeline("epsilon").default_shift(1) is None
+    plain = make_pipeline()
+    close(sample(pipe).images, sample(plain).images)
+    close(sample(pipe, num_frames=5).frames, sample(plain, num_frames=5, shift=5.0).frames)
+    assert not torch.allclose(sample(pipe, num_frames=5).frames, sample(plain, num_frames=5).frames)
+
+
 def test_sizes_default_to_the_models_own():
     pipe = make_pipeline(default_height=8, default_width=24, default_steps=2)
     steps = []

@@ -80,6 +80,10 @@ def test_an_image_as_a_command():
     )
 
 
+def test_a_shift_is_part_of_the_command():
+    assert "--sampler dpm++ --shift 3.0 --height" in shlex.join(as_args(provenance(shift=3.0)))
+
+
 def test_a_video_as_a_command():
     args = as_args(provenance(num_frames=17, fps=8, negative_prompt="-noise", prompt="-a"))
     assert args[:2] == ["statefilm", "video"]

@@ -126,6 +126,23 @@ def test_a_call_has_a_scheduler_of_its_own():
     assert first.config.shift == 2.0
 
 
+@pytest.mark.parametrize("sampler", ["flow_euler", "dpm++", "unipc"])
+def test_a_call_may_have_a_shift_of_its_own(sampler):
+    own = make_scheduler(FlowMatchEulerDiscreteScheduler(shift=4.0), sampler, 10).sigmas
+    asked = make_scheduler(FLOW, sampler, 10, shift=4.0).sigmas
+    torch.testing.assert_close(asked, own)
+    again = make_scheduler(make_scheduler(FLOW, sampler, 10), sampler, 10, shift=4.0).sigmas
+    torch.testing.assert_close(again, own)
+
+
+def test_a_shift_that_makes_no_sense_is_refused():
+    for shift in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="is not a finite number above 0"):
+            make_scheduler(FLOW, None, 4, shift)
+    with pytest.raises(UsageError, match="for flow models, this one predicts epsilon"):
+        make_scheduler(noise_schedule("epsilon"), "ddim", 4, 2.0)
+
+
 def test_back_to_euler_from_a_saved_solver():
     solver = make_scheduler(FLOW, "dpm++", 4)
     assert default_sampler(solver) == "dpm++"

@@ -42,6 +42,7 @@ def world(
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
+    shift: options.Shift = None,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Image i uses seed + i.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 32,
     dtype: options.Dtype = "auto",
@@ -87,9 +88,13 @@ def world(
         "num_inference_steps": value_or(steps, pipe.config.default_steps),
         "guidance_scale": value_or(guidance_scale, pipe.config.default_guidance_scale),
         "sampler": value_or(sampler, default_sampler(pipe.scheduler)),
+        "shift": shift,
     }
-    make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"])
-    details = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings}
+    make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"], shift)
+    used = {"shift": value_or(shift, pipe.default_shift(1))}
+    if video:
+        used["video_shift"] = value_or(shift, pipe.default_shift(num_frames))
+    details = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings, **used}
     results = Results({}, details={"run": details})
 
     bar = tqdm(unit="sample", disable=not console.progress)

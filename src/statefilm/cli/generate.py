@@ -95,16 +95,18 @@ def resolve_settings(pipe: HTHPipeline, request: Request, samples: Sequence[Samp
 
     config = pipe.config
     fps = float(value_or(request.fps, config.default_fps))
+    num_frames = _frames(pipe, request, fps)
     settings = Settings(
         height=value_or(request.height, config.default_height),
         width=value_or(request.width, config.default_width),
-        num_frames=_frames(pipe, request, fps),
+        num_frames=num_frames,
         fps=fps,
         steps=value_or(request.steps, config.default_steps),
         guidance_scale=value_or(request.guidance_scale, config.default_guidance_scale),
         sampler=value_or(request.sampler, default_sampler(pipe.scheduler)),
+        shift=value_or(request.shift, pipe.default_shift(num_frames)),
     )
-    make_scheduler(pipe.scheduler, settings.sampler, settings.steps)
+    make_scheduler(pipe.scheduler, settings.sampler, settings.steps, settings.shift)
     pipe.check_inputs(
         [sample.prompt for sample in samples],
         [sample.negative_prompt for sample in samples],
@@ -195,6 +197,7 @@ def describe_run(pipe: HTHPipeline, request: Request, settings: Settings) -> dic
         "steps": settings.steps,
         "guidance_scale": settings.guidance_scale,
         "sampler": settings.sampler,
+        "shift": settings.shift,
         "height": settings.height,
         "width": settings.width,
         "num_frames": settings.num_frames,
@@ -225,6 +228,7 @@ def _denoise(
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         sampler=settings.sampler,
+        shift=settings.shift,
         generator=[torch.Generator().manual_seed(sample.seed) for sample in batch],
         **preview,
     )

@@ -57,6 +57,15 @@ Sampler = Annotated[
         help="flow_euler, dpm++, unipc, ddim or ddpm, as the model allows. [the model's own]",
     ),
 ]
+Shift = Annotated[
+    float | None,
+    typer.Option(
+        "--shift",
+        metavar="X",
+        min=0,
+        help="Above 1 spends more steps at high noise; flow models only. [the model's own]",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", "-s", metavar="N", min=0, help="Sample i uses seed + i. [random]"),

@@ -22,6 +22,7 @@ class Request:
     steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    shift: float | None = None
     seed: int | None = None
     height: int | None = None
     width: int | None = None
@@ -76,11 +77,13 @@ class Settings:
     steps: int
     guidance_scale: float
     sampler: str
+    shift: float | None = None
 
     def __str__(self) -> str:
         clip = f" x {self.num_frames} frames" if self.num_frames > 1 else ""
+        shift = "" if self.shift in (None, 1) else f" with shift {self.shift:g}"
         return (
-            f"{self.width}x{self.height}{clip}, {self.steps} steps of {self.sampler}, "
+            f"{self.width}x{self.height}{clip}, {self.steps} steps of {self.sampler}{shift}, "
             f"guidance {self.guidance_scale:g}"
         )
 

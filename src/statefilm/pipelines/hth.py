@@ -35,6 +35,7 @@ from statefilm.pipelines.sampling import (
     draw_noise,
     make_scheduler,
     model_timesteps,
+    own_shift,
     predicted_sample,
 )
 
@@ -72,6 +73,7 @@ class HTHPipeline(DiffusionPipeline):
         default_height, default_width, default_num_frames, default_steps, default_guidance_scale,
             default_fps: what suits this model; saved with it. `default_num_frames` and
             `default_fps` are for a video.
+        default_video_shift: timestep shift of videos; None is the scheduler's own, as for images.
         max_text_length: tokens of a prompt that the model sees.
     """
 
@@ -92,6 +94,7 @@ class HTHPipeline(DiffusionPipeline):
         default_steps: int = 30,
         default_guidance_scale: float = 3.0,
         default_fps: int = 8,
+        default_video_shift: float | None = None,
         max_text_length: int = 256,
     ) -> None:
         super().__init__()
@@ -109,6 +112,7 @@ class HTHPipeline(DiffusionPipeline):
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             default_fps=default_fps,
+            default_video_shift=default_video_shift,
             max_text_length=max_text_length,
         )
 
@@ -159,6 +163,11 @@ class HTHPipeline(DiffusionPipeline):
         time, space = compression(self.vae)
         patch = self.transformer.config.patch_size
         return time * patch[0], space * patch[1], space * patch[2]
+
+    def default_shift(self, num_frames: int) -> float | None:
+        """The timestep shift for so many frames; None where the model is not one of flow."""
+        own: float | None = self.config.default_video_shift if num_frames > 1 else None
+        return own_shift(self.scheduler) if own is None else own
 
     def check_inputs(
         self,
@@ -244,6 +253,7 @@ class HTHPipeline(DiffusionPipeline):
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
         sampler: str | None = None,
+        shift: float | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict | None] | None = None,
@@ -264,6 +274,7 @@ class HTHPipeline(DiffusionPipeline):
             prompt_embeds, prompt_attention_mask: [P, S, D] and [P, S], in place of `prompt`; so
                 with `negative_...`.
             sampler: a name in `SAMPLERS`; None is the model's own.
+            shift: above 1 spends more of the steps at high noise; None is `default_shift`.
             output_type: "pil", "np", "pt" or "latent".
             callback_on_step_end: called as (pipe, step, timestep, tensors) after each step; latents
                 and text states in the dict it returns replace those in use.
@@ -297,7 +308,8 @@ class HTHPipeline(DiffusionPipeline):
         channels = self.transformer.config.in_channels
         shape = latent_shape(self.vae, num_frames, height, width, pixel_channels=channels)
         batch = batch_size(prompt, prompt_embeds) * num_images_per_prompt
-        scheduler = make_scheduler(self.scheduler, sampler, steps)
+        shift = self.default_shift(num_frames) if shift is None else shift
+        scheduler = make_scheduler(self.scheduler, sampler, steps, shift)
         if latents is None:
             latents = draw_noise(shape, batch, generator)
         elif tuple(latents.shape) != (batch, *shape):

@@ -39,6 +39,7 @@ def make_provenance(
     width: int,
     dtype: str,
     device: str,
+    shift: float | None = None,
     negative_prompt: str = "",
     num_frames: int = 1,
     fps: float | None = None,
@@ -60,6 +61,7 @@ def as_args(meta: Mapping[str, Any]) -> list[str]:
         args += [] if starts_with_dash else [meta["prompt"]]
         args += ["--model", meta["model"], "--seed", meta["seed"], "--steps", meta["steps"]]
         args += ["--guidance-scale", meta["guidance_scale"], "--sampler", meta["sampler"]]
+        args += ["--shift", meta["shift"]] if meta.get("shift") is not None else []
         args += ["--height", meta["height"], "--width", meta["width"]]
         if is_video:
             args += ["--num-frames", meta["num_frames"], "--fps", meta["fps"]]

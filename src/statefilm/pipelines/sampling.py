@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
     "draw_noise",
     "make_scheduler",
     "model_timesteps",
+    "own_shift",
     "predicted_sample",
     "prediction_type",
     "seed_generators",
@@ -64,7 +66,16 @@ def default_sampler(scheduler: SchedulerMixin) -> str:
     raise UsageError(f"no sampler for scheduler {type(scheduler).__name__}")
 
 
-def make_scheduler(base: SchedulerMixin, sampler: str | None, num_steps: int) -> SchedulerMixin:
+def own_shift(base: SchedulerMixin) -> float | None:
+    """The timestep shift of a flow model's scheduler; None of other models."""
+    if prediction_type(base) != FLOW:
+        return None
+    return float(base.config.get("shift", base.config.get("flow_shift", 1.0)))
+
+
+def make_scheduler(
+    base: SchedulerMixin, sampler: str | None, num_steps: int, shift: float | None = None
+) -> SchedulerMixin:
     """A scheduler of its own for one call, with its timesteps set.
 
     Args:
@@ -72,9 +83,12 @@ def make_scheduler(base: SchedulerMixin, sampler: str | None, num_steps: int) ->
             schedule, and is not touched.
         sampler: a name in `SAMPLERS`; None is that of `base`.
         num_steps: steps from noise to sample.
+        shift: above 1 spends more of the steps at high noise (arXiv 2403.03206, equation 23); None
+            is that of `base`.
 
     Raises:
-        UsageError: unknown sampler, or one that cannot integrate what the model predicts.
+        UsageError: unknown sampler, one that cannot integrate what the model predicts, or a shift
+            that is not positive or not for this model.
     """
     if sampler is None:
         sampler = default_sampler(base)
@@ -87,14 +101,18 @@ def make_scheduler(base: SchedulerMixin, sampler: str | None, num_steps: int) ->
         raise UsageError(
             f"sampler {sampler!r} does not fit a model with {kind}: choose from {', '.join(valid)}"
         )
-    if isinstance(base, scheduler_class):
-        scheduler = scheduler_class.from_config(base.config)
-    elif kind == FLOW:
-        shift = base.config.get("shift", base.config.get("flow_shift", 1.0))
-        steps = base.config.num_train_timesteps
-        scheduler = scheduler_class(num_train_timesteps=steps, **_flow_fields(sampler, shift))
+    if shift is None:
+        shift = own_shift(base)
+    elif kind != FLOW:
+        raise UsageError(f"shift {shift:g} is for flow models, this one predicts {kind}")
+    elif not 0 < shift < math.inf:
+        raise UsageError(f"shift {shift:g} is not a finite number above 0")
+    fields = {} if shift is None else _flow_fields(sampler, shift)
+    if kind != FLOW or isinstance(base, scheduler_class):
+        scheduler = scheduler_class.from_config(base.config, **fields)
     else:
-        scheduler = scheduler_class.from_config(base.config)
+        steps = base.config.num_train_timesteps
+        scheduler = scheduler_class(num_train_timesteps=steps, **fields)
     if sampler == "flow_euler":
         # Explicit, because the default spends its last step between sigma 0.001 and 0.
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps))

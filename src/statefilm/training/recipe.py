@@ -158,8 +158,9 @@ class Stream(Section):
 class Objective(Section):
     """What the denoiser learns to predict, from how much noise, and how errors count.
 
-    `shift` and `beta_schedule` go into the scheduler saved with the model: the first is of flow
-    models (arXiv 2403.03206, equation 23), the second of epsilon and v_prediction.
+    `shift`, `video_shift` and `beta_schedule` go into the pipeline that is saved: the first two
+    are of flow models (arXiv 2403.03206, equation 23) and say how steps are spent when sampling,
+    null giving videos the shift of images; the last is of epsilon and v_prediction.
     """
 
     type: Literal["flow", "epsilon", "v_prediction"] = "flow"
@@ -168,6 +169,7 @@ class Objective(Section):
     min_snr_gamma: Positive = 5.0
     caption_dropout: Share = 0.1
     shift: Positive = 1.0
+    video_shift: Positive | None = None
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
 
 

@@ -204,6 +204,7 @@ class DenoiserTask(Task):
             default_width=size,
             default_steps=recipe.samples.steps,
             default_guidance_scale=recipe.samples.guidance_scale,
+            default_video_shift=recipe.objective.video_shift,
             max_text_length=recipe.text.max_length,
             **longest,
         )
