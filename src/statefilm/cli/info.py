@@ -85,7 +85,7 @@ def describe(name: str, denoiser: Any, vae: tuple[int, int, int]) -> dict[str, A
     config = denoiser.config
     costs = []
     for label, *pixels in SIZES:
-        latents, fitted = _fit(tuple(pixels), vae, config["patch_size"])
+        latents, fitted = fit(tuple(pixels), vae, config["patch_size"])
         parts = forward_flops(config, latents, TEXT_TOKENS)
         grid = token_grid(config, latents)
         costs.append(
@@ -112,7 +112,7 @@ def describe(name: str, denoiser: Any, vae: tuple[int, int, int]) -> dict[str, A
     }
 
 
-def _fit(
+def fit(
     pixels: Sequence[int], vae: Sequence[int], patch: Sequence[int]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """The latents and pixels nearest to `pixels` that VAE and patches divide; not fewer frames."""

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from statefilm import __version__
-from statefilm.cli import data, doctor, evaluate, image, info, meta, train, video
+from statefilm.cli import bench, data, doctor, evaluate, image, info, meta, train, video
 from statefilm.cli.errors import INTERRUPTED, OK, describe
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("image")(image.image)
 app.command("video")(video.video)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.command("info")(info.info)
 app.command("meta")(meta.meta)

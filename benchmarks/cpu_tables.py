@@ -1,0 +1,55 @@
+"""The documents' CPU tables: python benchmarks/cpu_tables.py FOLDER [--threads N] [--tiny].
+
+Each part is a `statefilm bench` command with a folder of its own; `tables.md` holds all tables with
+the commands that made them. A part that fails is reported, and the next one runs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from statefilm.cli.main import run
+
+PARTS = {
+    "ops-float32": "ops --dtype float32",
+    "ops-bfloat16": "ops --dtype bfloat16",
+    "denoiser": "denoiser --models hth_300m,dit_300m --sizes 256p,1K --rounds 3",
+    "denoiser-long": "denoiser --models hth_300m,dit_300m --sizes 2K,180p --sets 1 --rounds 3",
+    "denoiser-training": "denoiser --models hth_300m,dit_300m --sizes 256p --sets 1 --backward",
+    "generate": "generate --batch-sizes 1,4,16",
+}
+SMALL_OPS = "--lengths 48,96 --dim 32 --head-dim 16 --state-dim 16 --rounds 2"
+TINY = {
+    "ops-float32": f"ops --dtype float32 {SMALL_OPS}",
+    "ops-bfloat16": f"ops --dtype bfloat16 {SMALL_OPS}",
+    "denoiser": "denoiser --models hth_tiny,dit_tiny --tokens 16 --backward --rounds 1",
+    "generate": "generate --steps 1 --batch-sizes 1 --no-video --rounds 1",
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run all parts; 0 when each gave its table, else 3."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that all parts run")
+    asked = parser.parse_args(args)
+
+    sections, failed = [], []
+    for name, words in (TINY if asked.tiny else PARTS).items():
+        command = ["bench", *words.split(), "--device", "cpu"]
+        if asked.threads is not None:
+            command += ["--threads", str(asked.threads)]
+        print(f"{name}: statefilm {' '.join(command)}", file=sys.stderr, flush=True)
+        if run([*command, "--output", str(asked.folder / name), "--force"]):
+            failed.append(name)
+            continue
+        table = (asked.folder / name / "table.md").read_text("utf-8")
+        sections.append(f"## {name}\n\n`statefilm {' '.join(command)}`\n\n{table}")
+        (asked.folder / "tables.md").write_text("\n".join(sections), "utf-8")
+    print(f"failed: {', '.join(failed)}" if failed else "all parts ran", file=sys.stderr)
+    return 3 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The scripts of `benchmarks/` at toy size: each part runs, and a broken one stops no other."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from statefilm.evaluation.speed import machine
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Load a script, with small probes of the machine."""
+    monkeypatch.setattr(machine, "MATMUL_SIZES", (16,))
+    monkeypatch.setattr(machine, "COPY_BYTES", {"cpu": 1 << 10})
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(__import__("sys").modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_cpu_tables(script, tmp_path):
+    cpu_tables = script("cpu_tables")
+    assert cpu_tables.main([str(tmp_path), "--tiny", "--threads", "1"]) == 0
+    tables = (tmp_path / "tables.md").read_text()
+    for name in cpu_tables.TINY:
+        assert f"## {name}\n" in tables and (tmp_path / name / "results.json").is_file()
+    assert set(cpu_tables.TINY) <= set(cpu_tables.PARTS)
+
+
+def test_cuda_tables(script, tmp_path):
+    cuda_tables = script("cuda_tables")
+    assert cuda_tables.main([str(tmp_path), "--tiny", "--device", "cpu"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{name}.json" for name in cuda_tables.PARTS),
+        "tables.md",
+    }
+    checked = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert {row["dtype"] for row in checked} == {"float32", "bfloat16"}
+    assert all(row["ok"] for row in checked if row["backend"] in ("auto", "chunked"))
+    assert "| ok" in (tmp_path / "tables.md").read_text()
+
+
+def test_a_part_that_fails_stops_no_other(script, tmp_path, monkeypatch):
+    cuda_tables = script("cuda_tables")
+
+    def broken(plan):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(cuda_tables.PARTS, "ops-1024", broken)
+    args = [str(tmp_path), "--tiny", "--device", "cpu", "--parts", "ops-1024,check"]
+    assert cuda_tables.main(args) == 3
+    tables = (tmp_path / "tables.md").read_text()
+    assert "failed: RuntimeError: no such kernel" in tables and "## check" in tables
+
+
+def test_shapes_are_odd_and_always_the_same(script):
+    cuda_tables = script("cuda_tables")
+    shapes = cuda_tables.random_shapes(5, tiny=False)
+    assert shapes == cuda_tables.random_shapes(5, tiny=False)
+    assert all(shape.length % 2 for shape in shapes)
+    assert cuda_tables.within({"y": 1e-6, "x": 5e-5}, 1e-5, 1e-4)
+    assert not cuda_tables.within({"y": 5e-5, "x": 5e-5}, 1e-5, 1e-4)
+    assert not cuda_tables.within({"y": float("nan")}, 1e-5, 1e-4)
