@@ -10,12 +10,12 @@ P head size, N state size, R = H / G * P.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from statefilm.ops.dispatch import accumulation_dtype
+from statefilm.ops.chunk_gradients import DirectionGradients
+from statefilm.ops.chunking import Carrier, by_heads, spans
 from statefilm.ops.quasiseparable.core import Gradients, make_core
-from statefilm.ops.quasiseparable.segment import Carrier, Direction, Segment, by_heads, spans
+from statefilm.ops.quasiseparable.segment import Segment
 
 
 def forward(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
@@ -26,7 +26,7 @@ def forward(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | 
     if several:
         carry_b = Carrier(x, B, reverse=True)
         from_right = [carry_b(p.b.added(p.x_BSQHP), p.b.total) for p in reversed(parts)]
-    carry_f = Carrier(x, B, reverse=False)
+    carry_f = Carrier(x, B)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     for part in parts:
         matrix = part.matrix(part.decay().mul_(part.scores()), D)
@@ -59,7 +59,7 @@ def backward(
             state = states_b(part.b.added(part.x_BSQHP), part.b.total)
             gradient = gradients_f(part.f.asked(part.span.cut(dy)), part.f.total)
             from_right.append((state, gradient))
-    states_f, gradients_b = Carrier(x, B, reverse=False), Carrier(x, B, reverse=False)
+    states_f, gradients_b = Carrier(x, B), Carrier(x, B)
     for part in parts:
         span, dy_BSQHP = part.span, part.span.cut(dy)
         scores, decay = part.scores(), part.decay()
@@ -72,8 +72,8 @@ def backward(
             span.put(dD, d_matrix.diagonal(dim1=-2, dim2=-1).transpose(2, 3))
         d_log = product.mul_(d_matrix)
         d_scores = decay.mul_(d_matrix).unflatten(2, (B.shape[3], -1)).sum(3).to(x.dtype)
-        f = _Gradients(part.f, d_scores.tril(-1), d_log.tril(-1))
-        b = _Gradients(part.b, d_scores.triu(1), d_log.triu(1))
+        f = DirectionGradients(part.f, d_scores.tril(-1), d_log.tril(-1))
+        b = DirectionGradients(part.b, d_scores.triu(1), d_log.triu(1))
         if several:
             state_f = states_f(part.f.added(part.x_BSQHP), part.f.total)
             gradient_b = gradients_b(part.b.asked(dy_BSQHP), part.b.total)
@@ -85,71 +85,8 @@ def backward(
             span.put(dB[:, :, i], way.dB.transpose(2, 3))
             span.put(dC[:, :, i], way.dC.transpose(2, 3), shift)
             span.put(ddt[:, :, i], way.of_steps())
-            span.put(da[:, :, i], way.of_decays(reverse=bool(i)))
+            span.put(da[:, :, i], way.of_decays(lag=1, reverse=bool(i)))
     return dx, ddt, da, dB, dC, dD
-
-
-class _Gradients:
-    """What a direction of a segment learns; readers and sources are positions.
-
-    Args:
-        way: the direction.
-        d_scores: [B, S, G, Q, Q], gradients of its scores, zero outside its triangle.
-        d_log: [B, S, H, Q, Q], those of its matrix times the matrix.
-    """
-
-    def __init__(self, way: Direction, d_scores: Tensor, d_log: Tensor) -> None:
-        self.way = way
-        self.dC, self.dB = d_scores @ way.B, d_scores.mT @ way.C
-        # What each reader takes and each source gives, in the chunk and beyond, [B, S, Q, H].
-        self.taken, self.given = d_log.sum(-1).transpose(2, 3), d_log.sum(-2).transpose(2, 3)
-        self.taken_from_state = self.given_to_state = torch.zeros_like(self.taken)
-        self.through = self.taken.new_zeros(())
-
-    def through_states(
-        self, x_BSQHP: Tensor, dy_BSQHP: Tensor, state_BSGNR: Tensor, gradient_BSGNR: Tensor
-    ) -> Tensor:
-        """Add what passes through the state that enters a chunk and the gradient of that it leaves.
-
-        Returns:
-            This part of the gradient of x, [B, S, Q, H, P].
-        """
-        way, heads = self.way, x_BSQHP.shape[3]
-        emitted, reading = way.emitted(x_BSQHP), way.reading(dy_BSQHP)
-        self.dC = self.dC + reading @ state_BSGNR.mT
-        self.dB = self.dB + emitted @ gradient_BSGNR.mT
-        wanted = way.B @ gradient_BSGNR
-        self.taken_from_state = _sum(by_heads(reading, heads), by_heads(way.C @ state_BSGNR, heads))
-        self.given_to_state = _sum(by_heads(emitted, heads), by_heads(wanted, heads))
-        passed = _sum(by_heads(state_BSGNR, heads), by_heads(gradient_BSGNR, heads)).sum(2)
-        self.through = (way.total * passed)[:, :, None]
-        return by_heads(wanted, heads) * way.emit.to(x_BSQHP.dtype)[..., None]
-
-    def of_steps(self) -> Tensor:
-        """Gradient of the step sizes as weights of the sources, [B, S, Q, H]."""
-        return (self.given + self.given_to_state) / self.way.dt
-
-    def of_decays(self, reverse: bool) -> Tensor:
-        """Gradient of the log-decays, [B, S, Q, H].
-
-        That of position t is the sum over all pairs of a source before t and a reader after it, in
-        the direction's sense. Only what lies within one chunk is ever subtracted.
-        """
-        taken, given, beyond = (
-            t.flip(2) if reverse else t
-            for t in (self.taken + self.taken_from_state, self.given, self.given_to_state)
-        )
-        inside = F.pad(taken[:, :, 1:], (0, 0, 0, 1)) - given
-        inside = inside.flip(2).cumsum(2).flip(2)
-        outside = F.pad(beyond[:, :, :-1], (0, 0, 1, 0)).cumsum(2)
-        gradient = inside + outside + self.through
-        return gradient.flip(2) if reverse else gradient
-
-
-def _sum(x_BSQHP: Tensor, y_BSQHP: Tensor) -> Tensor:
-    """Inner products over P in float32 or wider."""
-    acc = accumulation_dtype(x_BSQHP.dtype)
-    return (x_BSQHP.to(acc) * y_BSQHP.to(acc)).sum(-1)
 
 
 quasiseparable_chunked = make_core("chunked", forward, backward)

@@ -1,92 +1,13 @@
 """A run of chunks as the chunked form of quasiseparable sees it: what it reads, and its decays.
 
-Legend: B batch, L length, S chunks of the segment, Q positions of a chunk, H heads, G groups,
-P head size, N state size, R = H / G * P.
+Legend: B batch, S chunks of the segment, Q positions of a chunk, H heads, P head size.
 """
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from statefilm.ops.chunking import CHUNK_SIZE
-from statefilm.ops.dispatch import accumulation_dtype
-
-# Entries of a segment's matrices: 2 MB stay in a core's cache; GPUs want large launches.
-ENTRIES = {"cpu": 2**19}
-ENTRIES_ELSEWHERE = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The positions `start` to `stop` of whole chunks of `size`; the last may exceed the length."""
-
-    start: int
-    stop: int
-    size: int
-
-    def cut(self, x_BLX: Tensor, shift: int = 0, pad: float = 0.0) -> Tensor:
-        """The rows, read `shift` positions further on, [B, S, Q, *]; `pad` outside the sequence."""
-        start, stop, length = self.start + shift, self.stop + shift, x_BLX.shape[1]
-        rows = x_BLX[:, max(start, 0) : max(min(stop, length), 0)]
-        before = max(-start, 0)
-        after = stop - start - before - rows.shape[1]
-        if before or after:
-            rows = F.pad(rows, [0, 0] * (rows.dim() - 2) + [before, after], value=pad)
-        return rows.unflatten(1, (-1, self.size))
-
-    def put(self, out_BLX: Tensor, value_BSQX: Tensor, shift: int = 0) -> None:
-        """Write rows to where `cut` reads them; those outside the sequence are dropped."""
-        start, stop = self.start + shift, min(self.stop + shift, out_BLX.shape[1])
-        if stop > max(start, 0):
-            rows = value_BSQX.flatten(1, 2)
-            out_BLX[:, max(start, 0) : stop] = rows[:, max(-start, 0) : stop - start]
-
-
-def spans(x: Tensor) -> list[Span]:
-    """The segments of values [B, L, H, P], first to last."""
-    batch, length, heads, _ = x.shape
-    size = min(CHUNK_SIZE, length)
-    entries = ENTRIES.get(x.device.type, ENTRIES_ELSEWHERE)
-    step = size * max(1, entries // (batch * heads * size * size))
-    end = -(-length // size) * size
-    return [Span(start, min(start + step, end), size) for start in range(0, end, step)]
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """One direction of a segment.
-
-    Attributes:
-        B, C: [B, S, G, Q, N], C shifted to the position that reads.
-        dt, emit, read: [B, S, Q, H], step sizes and the decays from a source (its step size
-            included) to where its chunk is left, and from where a chunk is entered to a reader.
-        total: [B, S, H], the decay through a whole chunk.
-    """
-
-    B: Tensor
-    C: Tensor
-    dt: Tensor
-    emit: Tensor
-    read: Tensor
-    total: Tensor
-
-    def emitted(self, x_BSQHP: Tensor) -> Tensor:
-        """Values as they leave their chunk, [B, S, G, Q, R]."""
-        return _by_groups(x_BSQHP, self.emit, self.B.shape[2])
-
-    def reading(self, dy_BSQHP: Tensor) -> Tensor:
-        """Gradients of the outputs as they enter their chunk, [B, S, G, Q, R]."""
-        return _by_groups(dy_BSQHP, self.read, self.B.shape[2])
-
-    def added(self, x_BSQHP: Tensor) -> Tensor:
-        """What each chunk adds to the state, [B, S, G, N, R]."""
-        return self.B.mT @ self.emitted(x_BSQHP)
-
-    def asked(self, dy_BSQHP: Tensor) -> Tensor:
-        """What each chunk adds to the gradient of the state that enters it, [B, S, G, N, R]."""
-        return self.C.mT @ self.reading(dy_BSQHP)
+from statefilm.ops.chunking import Direction, Span, per_head
 
 
 class Segment:
@@ -124,10 +45,7 @@ class Segment:
         below = self.f.C @ self.f.B.mT
         mask = torch.ones_like(below[0, 0, 0], dtype=torch.bool).tril()
         scores = torch.where(mask, below, self.b.C @ self.b.B.mT)
-        groups = scores.shape[2]
-        if groups == 1:
-            return scores.expand(-1, -1, self.heads, -1, -1)
-        return scores.repeat_interleave(self.heads // groups, dim=2)
+        return per_head(scores, self.heads)
 
     def decay(self) -> Tensor:
         """Decay and step size from source to reader, [B, S, H, Q, Q] with a diagonal of zeros."""
@@ -153,42 +71,3 @@ class Segment:
         if D is not None:
             matrix.diagonal(dim1=-2, dim2=-1).copy_(self.span.cut(D).transpose(2, 3))
         return matrix
-
-
-class Carrier:
-    """A state [B, G, N, R] carried from chunk to chunk in float32 or wider, zero at the start.
-
-    Args:
-        x, B: the core's inputs; they say the shape, and the dtype in which states are given out.
-        reverse: whether chunks come last to first.
-    """
-
-    def __init__(self, x: Tensor, B: Tensor, reverse: bool) -> None:
-        batch, _, heads, head_dim = x.shape
-        groups, state = B.shape[3:]
-        shape = (batch, groups, state, heads // groups * head_dim)
-        self.state = x.new_zeros(shape, dtype=accumulation_dtype(x.dtype))
-        self.dtype, self.head_dim, self.reverse = x.dtype, head_dim, reverse
-
-    def __call__(self, added_BSGNR: Tensor, total_BSH: Tensor) -> Tensor:
-        """The state that enters each chunk, [B, S, G, N, R]; then the chunk decays it and adds."""
-        decay = total_BSH.unflatten(2, (self.state.shape[1], -1))
-        decay = decay.repeat_interleave(self.head_dim, dim=3)[:, :, :, None]
-        added_BSGNR = added_BSGNR.to(self.state.dtype)
-        entering = torch.empty_like(added_BSGNR, dtype=self.dtype)
-        order = range(added_BSGNR.shape[1])
-        for k in reversed(order) if self.reverse else order:
-            entering[:, k] = self.state
-            self.state = torch.addcmul(added_BSGNR[:, k], self.state, decay[:, k])
-        return entering
-
-
-def by_heads(x_BSGQR: Tensor, heads: int) -> Tensor:
-    """[B, S, G, Q, R] -> [B, S, Q, H, P]."""
-    return x_BSGQR.transpose(2, 3).flatten(3).unflatten(3, (heads, -1))
-
-
-def _by_groups(x_BSQHP: Tensor, factor_BSQH: Tensor, groups: int) -> Tensor:
-    """x times a factor of each position and head, [B, S, G, Q, R]."""
-    scaled = x_BSQHP * factor_BSQH.to(x_BSQHP.dtype)[..., None]
-    return scaled.flatten(3).unflatten(3, (groups, -1)).transpose(2, 3)
