@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from statefilm.ops import quasiseparable, ssd
 
@@ -206,6 +207,23 @@ def test_compiles_without_a_graph_break(draw, with_gradients, assert_close):
     inputs = with_diagonal(draw(70, 2), "tokens")
     compiled = torch.compile(quasiseparable, fullgraph=True, backend="aot_eager")
     assert_close(with_gradients(compiled, inputs), with_gradients(quasiseparable, inputs), 1e-12)
+
+
+def test_three_lengths_compile_twice(draw):
+    counter = CompileCounter()
+    compiled = torch.compile(quasiseparable, fullgraph=True, backend=counter)
+    for length in (65, 200, 700):
+        inputs = draw(length, 2)
+        torch.testing.assert_close(compiled(**inputs), quasiseparable(**inputs))
+    assert counter.frame_count == 2
+
+
+def test_nothing_but_the_inputs_is_kept_for_the_backward(draw):
+    inputs = {n: t.requires_grad_() for n, t in draw(1000, 2).items()}
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda t: t):
+        quasiseparable(**inputs)
+    assert sum(kept) <= 3 * sum(t.numel() for t in inputs.values())
 
 
 @pytest.mark.parametrize(
