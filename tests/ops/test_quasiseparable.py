@@ -210,6 +210,7 @@ def test_compiles_without_a_graph_break(draw, with_gradients, assert_close):
 
 
 def test_three_lengths_compile_twice(draw):
+    torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(quasiseparable, fullgraph=True, backend=counter)
     for length in (65, 200, 700):
@@ -250,6 +251,29 @@ def test_a_wrong_shape_is_one_line_that_names_it(draw, name, shape):
     message = str(error.value)
     assert "\n" not in message
     assert str(shape) in message or f"{shape[-2]} groups do not divide 4 heads" in message
+
+
+def test_auto_takes_what_can_do_it(draw, monkeypatch):
+    inputs = {n: t.float() for n, t in draw(70, 2, head_dim=16, state=16).items()}
+    expected = {name: quasiseparable(**inputs, backend=name) for name in ("chunked", "reference")}
+    monkeypatch.setenv("STATEFILM_NATIVE", "0")
+    assert torch.equal(quasiseparable(**inputs), expected["chunked"])
+    odd = draw(70, 2)  # float64, and sizes that only the general forms take
+    assert torch.equal(quasiseparable(**odd), quasiseparable(**odd, backend="chunked"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [("native", "switched off by STATEFILM_NATIVE=0"), ("triton", "triton|cuda|valid")],
+)
+def test_a_backend_that_cannot_do_it_says_why_in_one_line(draw, monkeypatch, backend, why):
+    monkeypatch.setenv("STATEFILM_NATIVE", "0")
+    inputs = {n: t.float() for n, t in draw(7, 2, head_dim=16, state=16).items()}
+    if backend == "triton":
+        inputs["x"] = inputs["x"].half()
+    with pytest.raises(ValueError, match=f"the {backend} backend .*({why})") as error:
+        quasiseparable(**inputs, backend=backend)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_backend_names_the_valid_ones(draw):

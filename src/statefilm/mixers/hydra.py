@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statefilm.mixers.layers import GatedRMSNorm, depthwise_conv, init_dt_bias
+from statefilm.mixers.layers import GatedRMSNorm, conv_silu, init_dt_bias
 from statefilm.ops import quasiseparable
 
 
@@ -67,7 +67,7 @@ class HydraMixer(nn.Module):
             [self.inner, self.inner + 4 * groups * state, 2 * heads], dim=-1
         )
         pad = self.conv1d.weight.shape[-1] // 2
-        xBC = F.silu(depthwise_conv(xBC, self.conv1d, left=pad, right=pad))
+        xBC = conv_silu(xBC, self.conv1d, left=pad, right=pad)
         x, BC = xBC.split([self.inner, 4 * groups * state], dim=-1)
         B, C = BC.unflatten(-1, (2, 2, groups, state)).unbind(3)
         dt = F.softplus(dt.unflatten(-1, (2, heads)).float() + self.dt_bias.float())

@@ -1,6 +1,7 @@
 """Small parts that several mixers share: gated norm, depthwise convolution, step-size bias."""
 
 import math
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,27 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y: Tensor, gate: Tensor) -> Tensor:
         """Both [..., dim]; returns the dtype of the gate."""
+        if _fused(y):
+            from statefilm.ops.fused.gated_norm import gated_norm
+
+            return gated_norm(y, gate, self.weight, self.eps)
         y32 = y.float()
         y32 = y32 * torch.rsqrt(y32.square().mean(-1, keepdim=True) + self.eps)
         return (y32 * self.weight.float() * F.silu(gate.float())).to(gate.dtype)
+
+
+def conv_silu(x: Tensor, conv: nn.Conv1d, *, left: int, right: int) -> Tensor:
+    """SiLU of `depthwise_conv`; as long as x where left and right make up the kernel."""
+    if _fused(x) and conv.bias is not None and left + right + 1 == conv.kernel_size[0]:
+        from statefilm.ops.fused.conv_silu import conv_silu
+
+        return conv_silu(x, conv.weight[:, 0], conv.bias, left)
+    return F.silu(depthwise_conv(x, conv, left=left, right=right))
+
+
+def _fused(x: Tensor) -> bool:
+    """Whether to run elementwise steps as one kernel; torch.compile fuses them by itself."""
+    return x.is_cuda and not torch.compiler.is_compiling() and find_spec("triton") is not None
 
 
 def depthwise_conv(x: Tensor, conv: nn.Conv1d, *, left: int, right: int) -> Tensor:

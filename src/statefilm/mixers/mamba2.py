@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statefilm.mixers.layers import GatedRMSNorm, depthwise_conv, init_dt_bias
+from statefilm.mixers.layers import GatedRMSNorm, conv_silu, init_dt_bias
 from statefilm.ops import ssd
 
 
@@ -71,7 +71,7 @@ class BiMamba2Mixer(nn.Module):
         )
         # The reversed sequence lies beside the other, so that both run in the same direction.
         xBC = torch.cat([x, BC_f, torch.cat([x, BC_b], dim=-1).flip(1)], dim=-1)
-        xBC = F.silu(depthwise_conv(xBC, self.conv1d, left=self.conv1d.kernel_size[0] - 1, right=0))
+        xBC = conv_silu(xBC, self.conv1d, left=self.conv1d.kernel_size[0] - 1, right=0)
         x, BC = xBC.unflatten(-1, (2, -1)).split([self.inner, BC_dim], dim=-1)
         x = x.flatten(2).unflatten(-1, (2 * heads, self.head_dim))
         B, C = BC.unflatten(-1, (2, groups, state)).unbind(3)

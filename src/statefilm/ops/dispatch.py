@@ -1,20 +1,25 @@
 """What the ops share at their door: the choice of a backend and the checks of shapes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+
+def check_backend(op: str, backend: str, backends: Iterable[str]) -> None:
+    """Raise ValueError, naming the valid ones, unless `backend` is "auto" or one of `backends`."""
+    if backend not in ("auto", *backends):
+        valid = ", ".join(["auto", *backends])
+        raise ValueError(f"{op}: unknown backend {backend!r}; valid: {valid}")
 
 
 def select(
     op: str, backends: Mapping[str, Callable[..., object]], backend: str
 ) -> Callable[..., object]:
     """The implementation of `op` that `backend` names; "auto" takes the fastest one."""
+    check_backend(op, backend, backends)
     if backend == "auto":
         backend = "chunked"
-    if backend not in backends:
-        valid = ", ".join(["auto", *backends])
-        raise ValueError(f"{op}: unknown backend {backend!r}; valid: {valid}")
     return backends[backend]
 
 
