@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.utils.flop_counter import FlopCounterMode
 
 from statefilm.ops import quasiseparable, ssd
+from statefilm.ops.quasiseparable.chunked import forward
 
 LENGTHS = [1, 2, 63, 64, 65, 100, 257]
 
@@ -225,6 +227,17 @@ def test_nothing_but_the_inputs_is_kept_for_the_backward(draw):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda t: t):
         quasiseparable(**inputs)
     assert sum(kept) <= 3 * sum(t.numel() for t in inputs.values())
+
+
+@pytest.mark.parametrize("length", [40, 200])
+def test_flops_are_those_of_the_products(draw, length):
+    inputs = draw(length, 2)
+    a = inputs["dt"] * inputs.pop("A")
+    with FlopCounterMode(display=False) as products:
+        forward(a=a, D=None, **inputs)
+    with FlopCounterMode(display=False) as op:
+        torch.ops.statefilm.quasiseparable_chunked(a=a, D=None, **inputs)
+    assert op.get_total_flops() == products.get_total_flops() > 0
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,12 @@ def metrics(folder):
 
 @pytest.fixture(scope="session")
 def smoke_runs(tmp_path_factory):
-    """The working folder in which `runs/smoke_world_t2i` is trained for two steps."""
+    """The working folder with two steps of the recipes that others start from, in `runs`."""
     folder = tmp_path_factory.mktemp("smoke")
-    train(load_recipe("smoke_world_t2i", ["steps=2"]), folder / "runs" / "smoke_world_t2i")
+    runs = folder / "runs"
+    train(load_recipe("smoke_world_t2i", ["steps=2"]), runs / "smoke_world_t2i")
+    source = [f"{part}.init_from={runs / 'smoke_world_t2i'}" for part in ("model", "text")]
+    train(load_recipe("smoke_world_t2v", ["steps=2", *source]), runs / "smoke_world_t2v")
     return folder
 
 

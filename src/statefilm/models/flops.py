@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 from statefilm.mixers import MIXERS
-from statefilm.ops.chunking import CHUNK_SIZE
+from statefilm.ops.quasiseparable.core import forward_flops as quasiseparable_flops
+from statefilm.ops.ssd.chunked import forward_flops as ssd_flops
 
 TIME_FEATURES = 256
 # Numbers alive at the peak of a block, by mixer, for each number of its inner width.
@@ -103,22 +104,16 @@ def _hydra(length: int, dim: int, options: Mapping[str, Any]) -> int:
     inner, state, groups = options["expand"] * dim, options["state_dim"], options["groups"]
     heads = inner // options["head_dim"]
     projections = dim * (2 * inner + 4 * groups * state + 2 * heads) + inner * heads + inner * dim
-    size = min(CHUNK_SIZE, length)
-    chunks = -(-length // size)
-    inside = 2 * groups * size * size * state + size * size * inner
-    between = 4 * size * state * inner if chunks > 1 else 0
-    return 2 * (length * projections + chunks * (inside + between))
+    op = quasiseparable_flops(1, length, heads, options["head_dim"], groups, state)
+    return 2 * length * projections + op
 
 
 def _bimamba2(length: int, dim: int, options: Mapping[str, Any]) -> int:
     inner, state, groups = options["expand"] * dim, options["state_dim"], options["groups"]
     heads = inner // options["head_dim"]
     projections = dim * (2 * inner + 4 * groups * state + 2 * heads) + inner * dim
-    size = min(CHUNK_SIZE, length)
-    chunks = -(-length // size)
-    inside = 2 * groups * size * size * state + 2 * size * size * inner
-    between = 4 * size * state * inner
-    return 2 * (length * projections + chunks * (inside + between))
+    op = ssd_flops(1, length, 2 * heads, options["head_dim"], 2 * groups, state)
+    return 2 * length * projections + op
 
 
 def _linear_attention(length: int, dim: int, options: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ from statefilm.evaluation.speed.floors import OpShape, Rates
 from statefilm.evaluation.speed.ops import PASSES, crossover, measure_ops
 from statefilm.evaluation.speed.timing import Protocol
 
-SHAPE = OpShape(1, dim=32, head_dim=16, state_dim=8)
+SHAPE = OpShape(1, dim=32, head_dim=16, state_dim=16)
 
 
 def measure(lengths=(16, 40), **protocol):

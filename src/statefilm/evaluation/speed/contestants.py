@@ -23,6 +23,7 @@ from statefilm.ops import quasiseparable, ssd
 from statefilm.ops.quasiseparable import BACKENDS
 
 BASE = "quasiseparable"  # what the others are compared with
+ONLY_ON = {"triton": "cuda", "native": "cpu"}
 DT_RANGE = (1e-3, 1e-1)  # as step sizes are initialised
 
 Inputs = dict[str, Tensor]
@@ -52,7 +53,7 @@ def contestants(device: torch.device) -> list[Contestant]:
     """All that can be compared on a kind of device; `agreement.check` finds which of them run."""
     found = [Contestant(BASE, "quasiseparable", quasiseparable)]
     for name in BACKENDS:
-        if name != "reference":
+        if ONLY_ON.get(name, device.type) == device.type and name != "reference":
             run = partial(quasiseparable, backend=name)
             found.append(Contestant(f"quasiseparable {name}", "quasiseparable", run))
     found.append(Contestant("flip", "quasiseparable", by_shift_and_flip))

@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from statefilm.ops.chunking import CHUNK_SIZE
 
 Core = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]
@@ -66,4 +69,23 @@ def make_core(backend: str, forward: Core, backward: CoreBackward) -> Core:
         return (*gradients, None) if len(gradients) == 5 else tuple(gradients)
 
     core.register_autograd(differentiate, setup_context=remember)
+    packet = getattr(torch.ops.statefilm, f"quasiseparable_{backend}")
+    register_flop_formula(packet)(_count)
     return core
+
+
+def forward_flops(
+    batch: int, length: int, heads: int, head_dim: int, groups: int, state: int
+) -> int:
+    """Operations of the products over chunks, two for a multiply-add, as `chunked` makes them."""
+    size = min(CHUNK_SIZE, length)
+    chunks = -(-length // size)
+    inner = heads * head_dim
+    inside = 2 * groups * size * size * state + size * size * inner
+    between = 4 * size * state * inner if chunks > 1 else 0
+    return 2 * batch * chunks * (inside + between)
+
+
+def _count(x: torch.Size, dt: torch.Size, a: torch.Size, B: torch.Size, *_, **__) -> int:  # type: ignore[no-untyped-def]
+    """What `torch.utils.flop_counter` adds for a call, from the shapes."""
+    return forward_flops(*x, *B[3:])

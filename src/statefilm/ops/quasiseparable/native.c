@@ -263,7 +263,7 @@ static Work *own_work(const Problem *p) {
 /* States of the kinds `which` for all heads, in enough tasks to keep the threads busy. */
 static void carry_all(const Problem *p, int kinds, const int *which, int64_t first, int64_t stop) {
     int64_t in_group = p->heads / p->groups, heads = in_group;
-    while (heads % 2 == 0 && kinds * p->batch * p->heads / heads < 2 * p->threads) heads /= 2;
+    while (heads % 2 == 0 && kinds * p->batch * p->heads / heads < p->threads) heads /= 2;
     int64_t parts = p->heads / heads, tasks = kinds * p->batch * parts;
 #pragma omp for schedule(dynamic)
     for (int64_t t = 0; t < tasks; t++) {

@@ -9,9 +9,11 @@ P head size, N state size.
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from statefilm.ops.chunk_gradients import DirectionGradients
 from statefilm.ops.chunking import (
+    CHUNK_SIZE,
     MIN_LOG_DECAY,
     Carrier,
     Direction,
@@ -172,3 +174,20 @@ def _differentiate(ctx, dy: Tensor, d_final: Tensor):  # type: ignore[no-untyped
 
 
 _core.register_autograd(_differentiate, setup_context=_remember)
+
+
+def forward_flops(
+    batch: int, length: int, heads: int, head_dim: int, groups: int, state: int
+) -> int:
+    """Operations of the products over chunks, two for a multiply-add."""
+    size = min(CHUNK_SIZE, length)
+    chunks = -(-length // size)
+    inner = heads * head_dim
+    inside = groups * size * size * state + size * size * inner
+    return 2 * batch * chunks * (inside + 2 * size * state * inner)
+
+
+@register_flop_formula(torch.ops.statefilm.ssd_chunked)
+def _count(x: torch.Size, dt: torch.Size, a: torch.Size, B: torch.Size, *_, **__) -> int:  # type: ignore[no-untyped-def]
+    """What `torch.utils.flop_counter` adds for a call, from the shapes."""
+    return forward_flops(*x, *B[2:])
