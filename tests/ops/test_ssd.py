@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from statefilm.ops import ssd
+from statefilm.ops.ssd.chunked import _core
 
 LENGTHS = [1, 2, 63, 64, 65, 100, 257]
 
@@ -205,3 +207,15 @@ def test_a_wrong_shape_is_one_line_that_names_it(draw, name, shape):
 def test_an_unknown_backend_names_the_valid_ones(draw):
     with pytest.raises(ValueError, match=r"'chunky'.*auto.*chunked.*reference"):
         ssd(**draw(7, 0), backend="chunky")
+
+
+@pytest.mark.parametrize("length", [40, 200])
+def test_flops_are_those_of_the_products(draw, length):
+    inputs = draw(length, 0)
+    inputs["a"] = inputs["dt"] * inputs.pop("A")
+    inputs["initial"] = with_initial_state(inputs)["initial_state"]
+    with FlopCounterMode(display=False) as products:
+        _core._init_fn(**inputs)
+    with FlopCounterMode(display=False) as op:
+        _core(**inputs)
+    assert op.get_total_flops() == products.get_total_flops() > 0
