@@ -12,10 +12,8 @@ from statefilm.ops import quasiseparable
 from statefilm.ops.chunking import MIN_LOG_DECAY
 from statefilm.ops.quasiseparable import native
 
-pytestmark = pytest.mark.skipif(
-    not (native.available(torch.float32) and native.available(torch.bfloat16)),
-    reason=native.status(),
-)
+WHY_NOT = native.refusal("cpu", torch.float32, 16, 16)
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"the native form {WHY_NOT}")
 
 LENGTHS = [1, 2, 63, 64, 65, 100, 257]
 DTYPES = [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)]
@@ -23,7 +21,6 @@ SMALL = {"head_dim": 16, "state": 32}
 
 
 def by_native(x, dt, A, B, C, D=None) -> Tensor:
-    assert native.supported(x, B)
     a = (dt * A).clamp_min(MIN_LOG_DECAY)
     D = D if D is None else D.expand(x.shape[:3])
     return native.quasiseparable_native(x, dt, a, B, C, D)
@@ -161,20 +158,13 @@ def test_compiles_without_a_graph_break(inputs, with_gradients):
         torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_what_is_supported():
-    x, B = torch.zeros(1, 4, 2, 16), torch.zeros(1, 4, 2, 1, 128)
-    assert native.supported(x, B)
-    assert native.supported(x.bfloat16(), B.bfloat16())
-    for other_x, other_B in (
-        (x.double(), B.double()),
-        (x.half(), B.half()),
-        (x, B.bfloat16()),
-        (x[..., :8], B),
-        (x, torch.zeros(1, 4, 2, 1, 144)),
-        (x.to("meta"), B.to("meta")),
-    ):
-        assert not native.supported(other_x, other_B)
+def test_what_it_takes_and_what_it_says_of_the_rest():
     assert native.refusal("cpu", torch.float32, 16, 128) == ""
+    assert native.refusal("cpu", torch.bfloat16, 16, 128) == ""
+    for dtype in (torch.float64, torch.float16):
+        assert native.refusal("cpu", dtype, 16, 16).startswith(f"does not take {dtype}")
+    for sizes in ((8, 16), (16, 144)):
+        assert "valid: multiples of 16" in native.refusal("cpu", torch.float32, *sizes)
     assert native.refusal("cuda", torch.float32, 16, 128) == "does not run on cuda; valid: cpu"
     drawn = torch.zeros(1, 4, 2, 8), *torch.zeros(2, 1, 4, 2, 2), *torch.zeros(2, 1, 4, 2, 1, 16)
     with pytest.raises(ValueError, match="native backend does not take head_dim 8 with state 16"):
@@ -184,13 +174,9 @@ def test_what_is_supported():
 
 
 def test_without_a_library_it_says_why(monkeypatch):
-    assert native.status().startswith("compiled")
     monkeypatch.setenv(builder.SWITCH, "0")
-    assert not native.available()
-    assert native.status() == "off: switched off by STATEFILM_NATIVE=0"
     refusal = native.refusal("cpu", torch.float32, 16, 16)
     assert refusal == "is off: switched off by STATEFILM_NATIVE=0"
-    assert not native.supported(torch.zeros(1, 4, 2, 16), torch.zeros(1, 4, 2, 1, 16))
 
 
 def test_a_forked_process_does_not_wait_for_threads_it_has_not():

@@ -18,7 +18,8 @@ from statefilm.ops.chunking import MIN_LOG_DECAY  # noqa: E402
 from statefilm.ops.quasiseparable import triton as kernels  # noqa: E402
 from statefilm.ops.quasiseparable.reference import quasiseparable_reference  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="no CUDA device, no interpreter")
+WHY_NOT = kernels.refusal(DEVICE, torch.float32, 16, 16)
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"Triton {WHY_NOT}")
 
 SIZES = {"batch": 2, "heads": 2, "groups": 1, "head_dim": 16, "state": 32}
 

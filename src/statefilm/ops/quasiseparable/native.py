@@ -39,17 +39,6 @@ class _Problem(ctypes.Structure):
 
 
 @torch.compiler.assume_constant_result
-def available(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether there is a library for `dtype`; the first call on a machine builds it, in seconds."""
-    return not _missing(dtype)
-
-
-def supported(x: Tensor, B: Tensor) -> bool:
-    """Whether `quasiseparable_native` takes these inputs here."""
-    return B.dtype == x.dtype and not refusal(x.device.type, x.dtype, x.shape[3], B.shape[4])
-
-
-@torch.compiler.assume_constant_result
 def refusal(device: str, dtype: torch.dtype, head_dim: int, state: int) -> str:
     """Why such inputs cannot be taken here, "" if they can; may build the library."""
     if dtype not in DTYPES:
@@ -60,12 +49,6 @@ def refusal(device: str, dtype: torch.dtype, head_dim: int, state: int) -> str:
         return f"does not run on {device}; valid: cpu"
     missing = _missing(dtype)
     return f"is off: {missing}" if missing else ""
-
-
-def status() -> str:
-    """One line for people: whether it works here and, if not, why."""
-    missing = _missing(torch.float32) or _missing(torch.bfloat16)
-    return f"off: {missing}" if missing else f"compiled, in {native.folder()}"
 
 
 def forward(x: Tensor, dt: Tensor, a: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:

@@ -36,11 +36,6 @@ def interpreted() -> bool:
     return not isinstance(states_kernel, triton.JITFunction)
 
 
-def available() -> bool:
-    """Whether there is something to run the kernels on: a CUDA device or the interpreter."""
-    return interpreted() or torch.cuda.is_available()
-
-
 def refusal(device: str, dtype: torch.dtype, head_dim: int, state: int) -> str:
     """Why the kernels do not take inputs of such a device, dtype and sizes, "" if they do."""
     if dtype not in (torch.float32, torch.bfloat16):
