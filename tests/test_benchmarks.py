@@ -36,6 +36,15 @@ def test_cpu_tables(script, tmp_path):
     assert set(cpu_tables.TINY) <= set(cpu_tables.PARTS)
 
 
+def test_cpu_studies(script, tmp_path):
+    cpu_studies = script("cpu_studies")
+    assert cpu_studies.main([str(tmp_path), "--tiny", "--threads", "1"]) == 0
+    tables = (tmp_path / "tables.md").read_text()
+    for name in cpu_studies.PARTS:
+        assert f"## {name}\n" in tables
+    assert "| hth_tiny | attention" in tables
+
+
 def test_cuda_tables(script, tmp_path):
     cuda_tables = script("cuda_tables")
     assert cuda_tables.main([str(tmp_path), "--tiny", "--device", "cpu"]) == 0

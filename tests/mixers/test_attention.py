@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from statefilm.mixers import LinearAttentionMixer, SelfAttentionMixer
+from statefilm.mixers.attention import FEW_KEYS, attend, direct_attention
 from statefilm.mixers.rope import axis_pairs, rotary_angles, rotate
 
 DIM, HEAD_DIM, LENGTH = 32, 16, 30
@@ -145,3 +146,22 @@ def test_qk_norm_bounds_the_logits_whatever_the_scale(tokens):
     with torch.no_grad():
         mixer.in_proj.weight[: 2 * DIM] *= 1000
     torch.testing.assert_close(mixer(tokens), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("keys", [1, 5, FEW_KEYS, FEW_KEYS + 1])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_direct_attention_is_the_fused_one(keys, dtype, tolerance, masked):
+    drawn = torch.Generator().manual_seed(0)
+    lengths = (7, keys, keys)
+    q, k, v = (torch.randn(2, 3, n, HEAD_DIM, generator=drawn, dtype=dtype) for n in lengths)
+    mask = torch.rand(2, 1, 1, keys, generator=drawn) < 0.5 if masked else None
+    if mask is not None:
+        mask[..., 0] = True
+    results = []
+    for form in (torch.nn.functional.scaled_dot_product_attention, direct_attention, attend):
+        inputs = [t.clone().requires_grad_() for t in (q, k, v)]
+        y = form(*inputs, mask)
+        results.append((y, *torch.autograd.grad(y, inputs, torch.ones_like(y))))
+    for found in results[1:]:
+        torch.testing.assert_close(found, results[0], rtol=tolerance, atol=tolerance)

@@ -6,7 +6,7 @@ import yaml
 from statefilm.training import load_recipe, shipped_recipes
 from statefilm.training.loading import dump_recipe
 
-WORLD = ("world_t2i", "world_t2v", "world_joint", "world_vae")
+WORLD = ("world_t2i", "world_t2v", "world_joint", "world_refine", "world_vae")
 
 
 @pytest.fixture

@@ -1,10 +1,40 @@
 """SelfAttentionMixer: softmax attention of every token to every token."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statefilm.mixers.qk_norm import QKNorm
 from statefilm.mixers.rope import ROPE_AXES, axis_pairs, rotary_angles, rotate
+
+# Up to so many keys the fused kernel's backward is slower on a CPU than the direct form:
+# benchmarks/cpu_studies.py --parts attention-keys.
+FEW_KEYS = 128
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention in the form that is fast for so many keys.
+
+    Args:
+        q: [batch, heads, queries, head_dim].
+        k, v: [batch, heads, keys, head_dim].
+        mask: bool, broadcasts to [batch, heads, queries, keys]; keys of False are not read.
+
+    Returns:
+        [batch, heads, queries, head_dim].
+    """
+    if q.device.type == "cpu" and k.shape[-2] <= FEW_KEYS:
+        return direct_attention(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def direct_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attend` as two products with a softmax between them, in float32 at least."""
+    scores = q @ k.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 class SelfAttentionMixer(nn.Module):
@@ -62,5 +92,5 @@ class SelfAttentionMixer(nn.Module):
                 raise ValueError(f"rope needs positions of shape ({length}, 3), not {found}")
             angles = rotary_angles(positions, self.head_dim, ROPE_AXES[self.rope], self.rope_theta)
             q, k = rotate(q, angles), rotate(k, angles)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         return self.out_proj(y.transpose(1, 2).flatten(2))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statefilm.mixers import build_mixer
+from statefilm.mixers.attention import attend
 from statefilm.mixers.qk_norm import QKNorm
 
 # Keys and values of a text in one block, each [B, heads, S, head_dim].
@@ -44,7 +45,7 @@ class CrossAttention(nn.Module):
         k, v = self.keys_values(text) if isinstance(text, Tensor) else text
         q, k = self.norm(q, k)
         mask = None if mask_BS is None else mask_BS[:, None, None]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = attend(q, k, v, mask)
         return self.to_out(y.transpose(1, 2).flatten(2))
 
 
