@@ -34,9 +34,10 @@ def smoke_runs(tmp_path_factory):
     """The working folder with two steps of the recipes that others start from, in `runs`."""
     folder = tmp_path_factory.mktemp("smoke")
     runs = folder / "runs"
-    train(load_recipe("smoke_world_t2i", ["steps=2"]), runs / "smoke_world_t2i")
-    source = [f"{part}.init_from={runs / 'smoke_world_t2i'}" for part in ("model", "text")]
-    train(load_recipe("smoke_world_t2v", ["steps=2", *source]), runs / "smoke_world_t2v")
+    before: list[str] = []
+    for name in ("smoke_world_t2i", "smoke_world_t2v", "smoke_world_joint"):
+        train(load_recipe(name, ["steps=2", *before]), runs / name)
+        before = [f"{part}.init_from={runs / name}" for part in ("model", "text")]
     return folder
 
 
