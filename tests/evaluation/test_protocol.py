@@ -189,3 +189,19 @@ def test_bad_arguments():
         evaluate_t2i(blank, tasks=["colours"])
     with pytest.raises(ValueError, match="0 pictures"):
         evaluate_t2i(blank, images_per_task=0)
+
+
+def test_prompts_can_be_kept_to_some_shapes():
+    asked: list[str] = []
+
+    def generate(prompts, seeds):
+        asked.extend(prompts)
+        return oracle(prompts, seeds, size=64)
+
+    results = evaluate_t2i(
+        generate, images_per_task=4, tasks=["two_object"], shapes=["circle", "square"]
+    )
+    assert results.metrics["two_object.strict"].value == 1
+    assert asked and all("triangle" not in text and "cross" not in text for text in asked)
+    with pytest.raises(ValueError, match="unknown shape 'star': valid are circle, square"):
+        evaluate_t2i(generate, shapes=["star"])

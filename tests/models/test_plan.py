@@ -3,6 +3,7 @@
 import pytest
 
 from statefilm.models import attention_plan, hybrid_plan, to_video
+from statefilm.models.plan import mixed_plan
 
 
 def test_published_layout_is_three_sets_of_ten_and_one():
@@ -71,3 +72,17 @@ def test_attention_plan_has_no_block_to_turn():
 def test_bad_values_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_mixed_plans_spread_their_attention_blocks():
+    for attention in range(12):
+        plan = mixed_plan(11, attention)
+        mixers = [block["mixer"] for block in plan]
+        assert len(mixers) == 11 and mixers.count("attention") == attention
+        assert not attention or mixers[-1] == "attention"
+        scans = [b["image_scan"] for b in plan if b["mixer"] == "hydra"]
+        assert scans == ["H", "V", "H", "V", "H", "V", "H", "V", "H", "V", "H"][: 11 - attention]
+    assert mixed_plan(11, 1) == hybrid_plan(1) and mixed_plan(11, 11) == attention_plan(11)
+    assert [b["mixer"] for b in mixed_plan(4, 2)] == ["hydra", "attention"] * 2
+    with pytest.raises(ValueError, match="5 attention blocks do not fit a depth of 4"):
+        mixed_plan(4, 5)

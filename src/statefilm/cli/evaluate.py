@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,11 +13,6 @@ from statefilm.cli.console import Console
 from statefilm.cli.errors import CommandError
 from statefilm.cli.options import value_or
 from statefilm.errors import check_stepped, suggest
-
-if TYPE_CHECKING:
-    import torch
-
-    from statefilm.pipelines import HTHPipeline
 
 app = typer.Typer(help="Measure a model: a table and results.json.", rich_markup_mode=None)
 
@@ -59,7 +53,7 @@ def world(
     from tqdm import tqdm
 
     from statefilm.data.world.tasks import T2I_TASKS
-    from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v
+    from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v, generator
     from statefilm.evaluation.world.motion import MIN_FRAMES
     from statefilm.pipelines import load_pipeline, resolve_model
     from statefilm.pipelines.checkpoint import model_hash
@@ -105,7 +99,7 @@ def world(
 
     if chosen:
         results |= evaluate_t2i(
-            generator(pipe, 1, settings),
+            generator(pipe, 1, **settings),
             images_per_task=images_per_task,
             tasks=chosen,
             seed=seed,
@@ -115,7 +109,7 @@ def world(
     if video:
         bar.reset()
         results |= evaluate_t2v(
-            generator(pipe, num_frames, settings),
+            generator(pipe, num_frames, **settings),
             clips=clips,
             seed=seed,
             batch_size=max(1, batch_size // 4),
@@ -125,26 +119,6 @@ def world(
     if output is not None:
         console.note(f"written: {results.write(output)}")
     print(json.dumps(results.as_dict()) if as_json else results.table())
-
-
-def generator(
-    pipe: HTHPipeline, num_frames: int, settings: Mapping[str, Any]
-) -> Callable[[list[str], list[int]], torch.Tensor]:
-    """The pipeline as the protocols call it: prompts and seeds to frames in [-1, 1]."""
-    import torch
-
-    def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        output: Any = pipe(
-            prompts,
-            num_frames=num_frames,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="pt",
-            **settings,
-        )
-        frames: torch.Tensor = output.frames
-        return frames.transpose(1, 2) * 2 - 1
-
-    return generate
 
 
 def _check_output(file: Path, force: bool) -> None:

@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from statefilm import __version__
-from statefilm.cli import bench, data, doctor, evaluate, image, info, meta, train, video
+from statefilm.cli import (
+    bench,
+    data,
+    doctor,
+    evaluate,
+    experiment,
+    image,
+    info,
+    meta,
+    train,
+    video,
+)
 from statefilm.cli.errors import INTERRUPTED, OK, describe
 
 app = typer.Typer(
@@ -45,6 +56,7 @@ app.command("train")(train.train)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
+app.command("experiment")(experiment.experiment)
 app.command("info")(info.info)
 app.command("meta")(meta.meta)
 app.command("doctor")(doctor.doctor)

@@ -65,6 +65,31 @@ def attention_plan(depth: int) -> Plan:
     return [_block("attention", "H") for _ in range(depth)]
 
 
+def mixed_plan(
+    depth: int,
+    attention: int,
+    *,
+    scans: Sequence[str] = ("H", "V"),
+    mixer: str = "hydra",
+) -> Plan:
+    """`attention` self-attention blocks spread evenly over `depth`, each closing its stretch.
+
+    Raises:
+        ValueError: more attention blocks than blocks, or an unknown scan.
+    """
+    if not 0 <= attention <= depth or depth < 1:
+        raise ValueError(f"{attention} attention blocks do not fit a depth of {depth}")
+    for scan in scans:
+        resolve(scan)
+    closing = {-(-depth * (k + 1) // attention) - 1 for k in range(attention)}
+    plan: Plan = []
+    for index in range(depth):
+        turn = sum(block["mixer"] != "attention" for block in plan)
+        in_turn = _block(mixer, scans[turn % len(scans)])
+        plan.append(_block("attention", "H") if index in closing else in_turn)
+    return plan
+
+
 def to_video(plan: Plan, fraction: float = 0.4, placement: str = "spread") -> Plan:
     """The plan with some blocks turned temporal-major in videos; image scans and weights stay.
 

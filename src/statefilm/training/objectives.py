@@ -90,8 +90,11 @@ class Objective(ABC):
 
     def loss(self, prediction: Tensor, target: Tensor, level: Tensor) -> Tensor:
         """Weighted mean squared error in float32, a scalar."""
-        errors = (prediction.float() - target.float()).square().flatten(1).mean(1)
-        return (errors * self.weights(level)).mean()
+        return (self.errors(prediction, target) * self.weights(level)).mean()
+
+    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error of each sample in float32, [B]."""
+        return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
     def weights(self, level: Tensor) -> Tensor:
         """Weights [B] of the squared errors at noise levels [B]."""

@@ -120,16 +120,16 @@ class DenoiserTask(Task):
         self.modules.train()
 
     def loss(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            clean = encode_frames(self.vae, batch.frames)
-            noisy = self.objective.corrupt(clean, batch.noise, batch.level)
-            target = self.objective.target(clean, batch.noise, batch.level)
         with torch.set_grad_enabled(self.recipe.text.train):
             states, mask = self._encode(batch.captions)
-        prediction = self.transformer(
-            noisy, self.objective.timestep(batch.level), states, mask
-        ).sample
+        prediction, target = self._predict(batch, states, mask)
         return self.objective.loss(prediction, target, batch.level)
+
+    @torch.no_grad()
+    def errors(self, batch: Batch) -> Tensor:
+        """Mean squared error [B] of what is predicted for each sample, unweighted."""
+        prediction, target = self._predict(batch, *self._encode(batch.captions))
+        return self.objective.errors(prediction, target)
 
     def compile(self) -> None:
         torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
@@ -167,6 +167,15 @@ class DenoiserTask(Task):
         else:
             fps = self.pipeline.config.default_fps
             save_mp4(grids, folder / f"step-{step:08d}.mp4", fps, force=True)
+
+    def _predict(self, batch: Batch, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction for a batch, and its target."""
+        with torch.no_grad():
+            clean = encode_frames(self.vae, batch.frames)
+            noisy = self.objective.corrupt(clean, batch.noise, batch.level)
+            target = self.objective.target(clean, batch.noise, batch.level)
+        time = self.objective.timestep(batch.level)
+        return self.transformer(noisy, time, states, mask).sample, target
 
     def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         length = self.recipe.text.max_length

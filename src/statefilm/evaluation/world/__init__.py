@@ -1,6 +1,7 @@
 """The checkable world, read back from pixels: which prompts are met, beside their floors."""
 
 from statefilm.evaluation.world.gates import Gate, reader_gates
+from statefilm.evaluation.world.generation import generator
 from statefilm.evaluation.world.motion import ClipReading, read_clips
 from statefilm.evaluation.world.protocol import evaluate_t2i, evaluate_t2v, oracle
 from statefilm.evaluation.world.reader import Found, Reading, read_images, read_png
@@ -17,6 +18,7 @@ __all__ = [
     "Results",
     "evaluate_t2i",
     "evaluate_t2v",
+    "generator",
     "judge",
     "judge_clip",
     "oracle",

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from statefilm.data.world.captions import parse
 from statefilm.data.world.render import MAX_SIZE, MIN_SIZE, render
 from statefilm.data.world.sample import compose
+from statefilm.data.world.scene import SHAPES
 from statefilm.data.world.splits import is_heldout
 from statefilm.data.world.tasks import T2I_TASKS, Prompt, load_prompts
 from statefilm.evaluation.world.motion import read_clips
@@ -35,6 +36,7 @@ def evaluate_t2i(
     *,
     images_per_task: int = 400,
     tasks: Sequence[str] = T2I_TASKS,
+    shapes: Sequence[str] = SHAPES,
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -46,6 +48,7 @@ def evaluate_t2i(
         images_per_task: at least so many, every prompt of a task equally often. Where a task has
             more prompts than that, so many of them are taken, spread evenly over its list.
         tasks: any of `T2I_TASKS`.
+        shapes: only prompts that name no others; at 32 pixels the world has no crosses.
         seed: image i of a task has the seed `seed + i`.
         batch_size: how many images `generate` is asked for at once, at most.
         progress: called after each batch.
@@ -58,7 +61,7 @@ def evaluate_t2i(
     for task in tasks:
         if task not in T2I_TASKS:
             raise ValueError(f"unknown task {task!r}: valid are {', '.join(T2I_TASKS)}")
-    prompts = load_prompts("t2i")
+    prompts = _of_shapes(load_prompts("t2i"), shapes)
     plan = {
         task: _cycle([p for p in prompts if p["tag"] == task], images_per_task) for task in tasks
     }
@@ -77,6 +80,7 @@ def evaluate_t2v(
     generate: Generate,
     *,
     clips: int = 128,
+    shapes: Sequence[str] = SHAPES,
     seed: int = 0,
     batch_size: int = 8,
     progress: Progress | None = None,
@@ -90,7 +94,7 @@ def evaluate_t2v(
         The verdicts of `judge_clip`, with ".seen" and ".heldout" as above, and the class of motion
         also for each motion apart, as in "motion_class.orbit".
     """
-    prompts = _cycle(load_prompts("t2v"), clips)
+    prompts = _cycle(_of_shapes(load_prompts("t2v"), shapes), clips)
     run = _Run(generate, read_clips, judge_clip, seed, batch_size)
     judged, samples = run(prompts, "motion_class", _shifted(progress, 0, len(prompts)))
     motions = dict.fromkeys(item.prompt["include"][0]["motion"] for item in judged)
@@ -186,6 +190,13 @@ def _read_stills(frames: torch.Tensor) -> list[Any]:
     if frames.shape[2] != 1:
         raise ValueError(f"images have {frames.shape[2]} frames: valid is 1, as [N, 3, 1, H, W]")
     return read_images(frames[:, :, 0])
+
+
+def _of_shapes(prompts: list[Prompt], shapes: Sequence[str]) -> list[Prompt]:
+    for shape in shapes:
+        if shape not in SHAPES:
+            raise ValueError(f"unknown shape {shape!r}: valid are {', '.join(SHAPES)}")
+    return [p for p in prompts if all(need["class"] in shapes for need in p["include"])]
 
 
 def _cycle(prompts: list[Prompt], count: int) -> list[Prompt]:

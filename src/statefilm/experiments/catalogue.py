@@ -1,0 +1,125 @@
+"""The studies by name; each asks one of the questions that the papers leave open."""
+
+from typing import Any
+
+from statefilm.experiments.study import Measures, Stage, Study
+from statefilm.models.plan import Plan, hybrid_plan, mixed_plan
+
+PLAN = "model.overrides.plan"
+DEPTH = 11
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {PLAN: plan}
+
+
+def _scans(*scans: str) -> dict[str, Any]:
+    return _plan(hybrid_plan(1, scans=scans))
+
+
+def _placed(fraction: float, placement: str = "spread") -> dict[str, Any]:
+    return {"model.plan": {"temporal_fraction": fraction, "placement": placement}}
+
+
+_STUDIES = (
+    Study(
+        "dit",
+        "Does the hybrid keep up with a transformer of the same size, depth and training FLOPs?",
+        {
+            "HTH": _plan(hybrid_plan(1)),
+            "DiT": {**_plan(mixed_plan(DEPTH, DEPTH)), "model.overrides.ff_dim": 397},
+        },
+        baseline="DiT",
+        equal="flops",
+        measures=Measures(
+            tasks=(
+                "single_object",
+                "two_object",
+                "counting",
+                "colors",
+                "position",
+                "color_attr",
+            )
+        ),
+    ),
+    Study(
+        "ratio",
+        "How many of the blocks should be self-attention, and where should a single one stand?",
+        {
+            "11:0": _plan(mixed_plan(DEPTH, 0)),
+            "10:1 first": _plan(hybrid_plan(1, attention="first")),
+            "10:1 middle": _plan(hybrid_plan(1, attention="middle")),
+            "10:1 last": _plan(hybrid_plan(1, attention="last")),
+            "7:4": _plan(mixed_plan(DEPTH, 4)),
+            "3:8": _plan(mixed_plan(DEPTH, 8)),
+            "0:11": _plan(mixed_plan(DEPTH, DEPTH)),
+        },
+        baseline="10:1 last",
+        equal="flops",
+    ),
+    Study(
+        "scan",
+        "Which orders of walking through an image serve the state-space blocks best?",
+        {
+            "H": _scans("H"),
+            "H V": _scans("H", "V"),
+            "H V diagonal": _scans("H", "V", "diagonal"),
+            "diagonal": _scans("diagonal"),
+            "spiral": _scans("spiral"),
+            "hilbert": _scans("hilbert"),
+            "random": _scans("random"),
+        },
+        baseline="H V",
+    ),
+    Study(
+        "temporal",
+        "How many of the state-space blocks should turn temporal-major in videos, and which?",
+        {
+            "none": _placed(0.0),
+            "40 % first": _placed(0.4, "first"),
+            "40 % spread": _placed(0.4, "spread"),
+            "40 % last": _placed(0.4, "last"),
+            "all": _placed(1.0),
+        },
+        baseline="none",
+        recipe="experiment_t2v",
+        steps=2000,
+        before=Stage("experiment_t2i", steps=2000),
+        measures=Measures(tasks=("single_object", "colors"), clips=96),
+        headline="motion_class",
+    ),
+    Study(
+        "conditioning",
+        "Does modulation by the timestep bring more than adding it to the tokens?",
+        {
+            "added": {"model.overrides.conditioning": "add"},
+            "AdaLN-single": {"model.overrides.conditioning": "adaln_single"},
+        },
+        baseline="added",
+    ),
+    Study(
+        "position",
+        "Which position codes suit the hybrid, also at sizes it was not trained at?",
+        {
+            "sinusoidal": {"model.overrides.position": "sinusoidal"},
+            "rope": {"model.overrides.position": "rope"},
+            "none": {"model.overrides.position": "none"},
+        },
+        baseline="sinusoidal",
+        measures=Measures(scales=(1.0, 1.5, 2.0)),
+    ),
+    Study(
+        "mixer",
+        "Which mixer serves the nine tenths of the blocks that are not self-attention?",
+        {
+            "Hydra": _plan(hybrid_plan(1)),
+            "BiMamba-2": _plan(hybrid_plan(1, mixer="bimamba2")),
+            "linear attention": _plan(hybrid_plan(1, mixer="linear_attention")),
+            "attention": _plan(mixed_plan(DEPTH, DEPTH)),
+        },
+        baseline="Hydra",
+        equal="flops",
+    ),
+)
+
+STUDIES = {study.name: study for study in _STUDIES}

@@ -1,0 +1,226 @@
+"""Training and measuring the arms of a study, several at once, each only once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from statefilm.errors import UsageError
+from statefilm.evaluation.world import Metric, Results, evaluate_t2i, evaluate_t2v, generator
+from statefilm.experiments.study import Study, flops_of_step
+from statefilm.pipelines import HTHPipeline, load_pipeline
+from statefilm.pipelines.media import make_grid, save_png
+from statefilm.pipelines.sampling import seed_generators
+from statefilm.training import Trainer
+from statefilm.training.batches import Batches
+from statefilm.training.recipe import DenoiserRecipe
+from statefilm.training.tasks import DenoiserTask
+
+Call = Callable[[], Any]
+
+LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
+HELD_BACK = 982_451_653  # the seed of the samples that losses are measured on
+SHAPES_BELOW_64 = ("circle", "square", "triangle")
+SAMPLE_PROMPTS = ("a red circle", "a green square", "a blue circle and a yellow triangle")
+SAMPLE_CLIPS = ("a red circle moves left", "a green square moves up", "a cyan triangle grows")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm gave with one seed.
+
+    Attributes:
+        metrics: of the benchmarks; those of a scale other than 1 end in "@scale".
+        losses: squared errors of single samples, by "stream level"; the same samples and the same
+            noise in every arm and seed.
+        flops: operations of the denoiser's forward passes while training.
+        seconds: of training.
+    """
+
+    arm: str
+    seed: int
+    steps: int
+    parameters: int
+    flops: float
+    seconds: float
+    metrics: dict[str, Metric]
+    losses: dict[str, list[float]]
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    seeds: Sequence[int],
+    *,
+    arms: Sequence[str] | None = None,
+    jobs: int = 1,
+    note: Callable[[str], None] = lambda text: None,
+) -> list[Outcome]:
+    """Train and measure every arm with every seed, seed by seed; what is there is not done again.
+
+    Args:
+        folder: of the study; an arm's run and results are in "<arm>/seed-<n>".
+        arms: only these; None is all.
+        jobs: arms at a time, each in a process of its own with its share of the processors.
+        note: takes a line when an arm is done.
+
+    Raises:
+        UsageError: an unknown arm, or results in the folder that come from another recipe.
+    """
+    chosen = list(study.arms) if arms is None else list(arms)
+    for arm in chosen:
+        if arm not in study.arms:
+            raise UsageError(f"unknown arm {arm!r}: valid are {', '.join(study.arms)}")
+    seeds_of_stages = seeds if study.before is not None else ()
+    outcomes: list[Outcome] = []
+    with _workers(jobs) as do_all:
+        for _ in do_all([partial(train_before, study, seed, folder) for seed in seeds_of_stages]):
+            pass
+        calls = [partial(run_arm, study, arm, seed, folder) for seed in seeds for arm in chosen]
+        for outcome in do_all(calls):
+            outcomes.append(outcome)
+            note(_line(study, outcome))
+    order = {arm: place for place, arm in enumerate(study.arms)}
+    return sorted(outcomes, key=lambda one: (order[one.arm], one.seed))
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Callable[[Sequence[Call]], Iterator[Any]]]:
+    """What makes calls and yields results as they come, in `jobs` processes that share the
+    processors; a single job is done in this process."""
+    if jobs == 1:
+        yield lambda calls: (call() for call in calls)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs,
+        mp_context=get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(threads,),
+    ) as pool:
+        yield lambda calls: (one.result() for one in as_completed([*map(pool.submit, calls)]))
+
+
+def _line(study: Study, one: Outcome) -> str:
+    return (
+        f"{study.name}, {one.arm}, seed {one.seed}: {one.steps} steps in {one.seconds:.0f} s, "
+        f"{study.headline} {one.metrics[study.headline].value:.3f}"
+    )
+
+
+def train_before(study: Study, seed: int, folder: Path) -> Path:
+    """Train the study's first stage, unless it is there; the folder of its run."""
+    assert study.before is not None
+    run = folder / "before" / f"seed-{seed}"
+    Trainer(study.before.recipe_for(seed), run, quiet=True).fit()
+    return run
+
+
+def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
+    """Train and measure one arm with one seed, or read what is there."""
+    place = arm_folder(folder, arm, seed)
+    source = None if study.before is None else str(folder / "before" / f"seed-{seed}")
+    recipe = study.recipe_of(arm, seed, source)
+    file = place / "outcome.json"
+    if file.is_file():
+        return _read(file, recipe)
+    trainer = Trainer(recipe, place / "run", quiet=True)
+    pipe = load_pipeline(trainer.fit(), "float32", "cpu")
+    pipe.set_progress_bar_config(disable=True)
+    task = trainer.task
+    assert isinstance(task, DenoiserTask)
+    with trainer.average.applied(), task.evaluation():
+        losses = dict(_losses(task, study.measures.loss_samples))
+    results = _measure(study, recipe, pipe)
+    results.write(place)
+    _save_samples(recipe, pipe, place / "samples.png")
+    outcome = Outcome(
+        arm=arm,
+        seed=seed,
+        steps=recipe.steps,
+        parameters=sum(p.numel() for p in task.transformer.parameters()),
+        flops=recipe.steps * flops_of_step(recipe),
+        seconds=trainer.counters.seconds,
+        metrics=results.metrics,
+        losses=losses,
+    )
+    content = {"recipe": recipe.model_dump(mode="json"), **asdict(outcome)}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    os.replace(part, file)
+    return outcome
+
+
+def arm_folder(folder: Path, arm: str, seed: int) -> Path:
+    """Where an arm's run and results are."""
+    return folder / re.sub(r"[^\w.-]+", "-", arm) / f"seed-{seed}"
+
+
+def _read(file: Path, recipe: DenoiserRecipe) -> Outcome:
+    content = json.loads(file.read_text("utf-8"))
+    if content.pop("recipe") != recipe.model_dump(mode="json"):
+        raise UsageError(f"{file} comes from another recipe: give another folder, or remove it")
+    content["metrics"] = {name: Metric(**value) for name, value in content["metrics"].items()}
+    return Outcome(**content)
+
+
+def _losses(task: DenoiserTask, samples: int) -> Iterator[tuple[str, list[float]]]:
+    """Errors on held-back samples at fixed noise levels, by stream and level."""
+    streams = task.recipe.data
+    batches = Batches(HELD_BACK, streams, task.batches.draw)
+    for number, stream in enumerate(streams):
+        steps = range(-(-samples // stream.batch_size))
+        for level in LEVELS:
+            errors: list[float] = []
+            for step in steps:
+                batch = batches.batch(number, step).to(task.device)
+                fixed = replace(batch, level=torch.full_like(batch.level, level))
+                errors += task.errors(fixed).tolist()
+            yield f"{stream.name} {level:g}", errors[:samples]
+
+
+def _measure(study: Study, recipe: DenoiserRecipe, pipe: HTHPipeline) -> Results:
+    measures, size = study.measures, recipe.data[0].world.size
+    results = Results({})
+    for scale in measures.scales:
+        wanted = round(scale * size)
+        make = generator(pipe, 1, height=wanted, width=wanted)
+        found = evaluate_t2i(
+            make,
+            images_per_task=measures.images_per_task,
+            tasks=measures.tasks,
+            **_shapes(size),
+        )
+        if scale != 1:
+            metrics = {f"{name}@{scale:g}": value for name, value in found.metrics.items()}
+            found = Results(metrics)
+        results |= found
+    if measures.clips:
+        frames = max(stream.world.num_frames for stream in recipe.data)
+        results |= evaluate_t2v(generator(pipe, frames), clips=measures.clips, **_shapes(size))
+    return results
+
+
+def _shapes(size: int) -> dict[str, Any]:
+    return {"shapes": SHAPES_BELOW_64} if size < 64 else {}
+
+
+def _save_samples(recipe: DenoiserRecipe, pipe: HTHPipeline, file: Path) -> None:
+    """A row of images, or of frames of clips, of the same prompts and seeds in every arm."""
+    frames = max(stream.world.num_frames for stream in recipe.data)
+    prompts = list(SAMPLE_PROMPTS if frames == 1 else SAMPLE_CLIPS)
+    made: Any = pipe(prompts, num_frames=frames, generator=seed_generators(0, len(prompts)))
+    clips = [[image] for image in made.images] if frames == 1 else made.frames
+    shown = [clip[moment] for clip in clips for moment in range(0, frames, 4)]
+    save_png(make_grid(shown, columns=len(shown)), file, force=True)

@@ -1,0 +1,132 @@
+"""What a study is: a question, arms that differ in some fields of a recipe, one budget for all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from statefilm.models import HTHTransformer, build
+from statefilm.models.flops import forward_flops
+from statefilm.pipelines import resolve_model
+from statefilm.training import load_recipe
+from statefilm.training.recipe import DenoiserRecipe
+
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How each trained arm is measured.
+
+    Attributes:
+        tasks: of the image benchmark.
+        images_per_task: at least so many.
+        clips: of the motion benchmark; 0 leaves it out.
+        scales: sizes of generated images, as multiples of the trained one.
+        loss_samples: of the held-back samples, for each stream and each level of `LEVELS`.
+    """
+
+    tasks: tuple[str, ...] = ("single_object", "colors", "two_object", "position")
+    images_per_task: int = 96
+    clips: int = 0
+    scales: tuple[float, ...] = (1.0,)
+    loss_samples: int = 64
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms trained alike and compared.
+
+    Attributes:
+        name: of the command's argument and of the page.
+        question: what is asked, one sentence.
+        recipe: the shipped recipe that all arms change.
+        arms: name to the fields that the arm changes, as "model.overrides.dim" to value.
+        baseline: the arm that the others are compared with.
+        steps: of the baseline.
+        equal: what the arms have in common: "steps" (the same samples), or "flops" (of the
+            denoiser's forward pass, samples times operations).
+        before: the study's first stage, trained once a seed, whose weights all arms start from.
+        measures: how arms are judged.
+        headline: the figure that the page's sentence is about.
+    """
+
+    name: str
+    question: str
+    arms: Mapping[str, Changes]
+    baseline: str
+    recipe: str = "experiment_t2i"
+    steps: int = 3000
+    equal: Literal["steps", "flops"] = "steps"
+    before: Stage | None = None
+    measures: Measures = field(default_factory=Measures)
+    headline: str = "mean.strict"
+
+    def recipe_of(self, arm: str, seed: int, source: str | None = None) -> DenoiserRecipe:
+        """The recipe of an arm.
+
+        Args:
+            arm: a name of `arms`.
+            seed: is the run's; the same for all arms, so that they see the same data in the same
+                order from the same noise.
+            source: the folder of the first stage's run, where there is one.
+        """
+        changes = dict(self.arms[arm])
+        if source is not None:
+            changes |= {"model.init_from": source, "text.init_from": source}
+        recipe = _recipe(self.recipe, changes, seed, self.steps)
+        if self.equal == "steps" or arm == self.baseline:
+            return recipe
+        share = flops_of_step(self.recipe_of(self.baseline, seed, source)) / flops_of_step(recipe)
+        return _recipe(self.recipe, changes, seed, round(share * self.steps))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Training that comes before a study's arms."""
+
+    recipe: str
+    steps: int
+    changes: Changes = field(default_factory=dict)
+
+    def recipe_for(self, seed: int) -> DenoiserRecipe:
+        """The stage's recipe."""
+        return _recipe(self.recipe, self.changes, seed, self.steps)
+
+
+def flops_of_step(recipe: DenoiserRecipe) -> float:
+    """Operations of the denoiser's forward pass in a step of a recipe on pixels, on average."""
+    source = recipe.model
+    with torch.device("meta"):
+        if source.preset is not None:
+            transformer = build(source.preset, **source.overrides)
+        else:
+            assert source.init_from is not None
+            folder = resolve_model(source.init_from) / "transformer"
+            transformer = HTHTransformer.from_config(HTHTransformer.load_config(folder))
+    total = 0.0
+    for stream in recipe.data:
+        size = (stream.world.num_frames, stream.world.size, stream.world.size)
+        flops = sum(forward_flops(transformer.config, size, recipe.text.max_length).values())
+        total += stream.weight * stream.batch_size * flops
+    return total / sum(stream.weight for stream in recipe.data)
+
+
+def shortened(study: Study, share: float) -> Study:
+    """The study with a share of its steps, for all stages alike."""
+    before = study.before
+    if before is not None:
+        before = replace(before, steps=max(1, round(share * before.steps)))
+    return replace(study, steps=max(1, round(share * study.steps)), before=before)
+
+
+def _recipe(base: str, changes: Changes, seed: int, steps: int) -> DenoiserRecipe:
+    settings = {**changes, "seed": seed, "steps": steps}
+    # JSON is YAML, which the changes of a recipe are written in.
+    recipe = load_recipe(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    assert isinstance(recipe, DenoiserRecipe)
+    return recipe

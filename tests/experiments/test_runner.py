@@ -1,0 +1,110 @@
+"""A study at toy size: trained, measured and written up, and each arm only once."""
+
+from dataclasses import replace
+
+import pytest
+
+from statefilm.cli.main import run
+from statefilm.errors import UsageError
+from statefilm.experiments import STUDIES, Measures, run_study, write_report
+from statefilm.experiments import study as studies
+from statefilm.experiments.runner import LEVELS
+
+TOY = {
+    "compile": "none",
+    "model.overrides.dim": 32,
+    "model.overrides.ff_dim": 32,
+    "model.overrides.patch_width": 4,
+    "data.0.batch_size": 2,
+    "samples.steps": 1,
+}
+BLOCK = {"mixer": "hydra", "image_scan": "H", "video_scan": "H"}
+
+
+@pytest.fixture(scope="module")
+def toy():
+    arms = {
+        name: {**TOY, "model.overrides.plan": [{**BLOCK, "image_scan": name}]}
+        for name in ("H", "V")
+    }
+    measures = Measures(("single_object",), images_per_task=3, scales=(1.0, 1.5), loss_samples=3)
+    return replace(STUDIES["scan"], arms=arms, baseline="H", steps=2, measures=measures)
+
+
+@pytest.fixture(scope="module")
+def done(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    notes = []
+    return folder, run_study(toy, folder, [0, 1], jobs=2, note=notes.append), notes
+
+
+def test_every_arm_is_trained_and_measured_with_every_seed(toy, done):
+    _, outcomes, notes = done
+    assert [(one.arm, one.seed) for one in outcomes] == [("H", 0), ("H", 1), ("V", 0), ("V", 1)]
+    assert len(notes) == 4 and "2 steps" in notes[0]
+    for one in outcomes:
+        assert {"single_object.strict", "single_object.strict@1.5"} <= set(one.metrics)
+        assert list(one.losses) == [f"image {level:g}" for level in LEVELS]
+        assert all(len(errors) == 3 and min(errors) > 0 for errors in one.losses.values())
+    assert outcomes[0].losses != outcomes[2].losses
+
+
+def test_what_is_done_is_not_done_again(toy, done):
+    folder, outcomes, _ = done
+    files = [folder / "V" / "seed-1" / name for name in ("outcome.json", "run/recipe.yaml")]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert run_study(toy, folder, [1], arms=["H", "V"]) == [outcomes[1], outcomes[3]]
+    assert [file.stat().st_mtime_ns for file in files] == before
+    with pytest.raises(UsageError, match=r"outcome.json comes from another recipe"):
+        run_study(replace(toy, steps=3), folder, [0], arms=["H"])
+    with pytest.raises(UsageError, match="unknown arm 'W': valid are H, V"):
+        run_study(toy, folder, [0], arms=["W"])
+
+
+def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):
+    folder, outcomes, _ = done
+    toy = replace(toy, headline="single_object.strict")
+    page = write_report(toy, outcomes, folder, tmp_path)
+    text = page.read_text("utf-8")
+    assert text.startswith("# Study: scan\n")
+    assert "Against H, at this budget and with 2 seeds: in single_object.strict " in text
+    for part in ("## Training", "## Figures", "single_object.strict@1.5", "`experiment_t2i`"):
+        assert part in text
+    pictures = {file.name for file in (tmp_path / "scan").iterdir()}
+    assert pictures == {"plot.png", "samples-0.png", "samples-1.png"}
+    assert "parity" not in text.split("## Figures")[1]
+
+
+def test_a_first_stage_is_trained_once_a_seed(toy, tmp_path):
+    first = studies.Stage("experiment_t2i", 1, toy.arms["H"])
+    changes = {"compile": "none", "data.0.batch_size": 1, "data.1.batch_size": 1}
+    changes |= {"samples.steps": 1}
+    study = replace(
+        STUDIES["temporal"],
+        arms={
+            name: {**changes, "model.plan": {"temporal_fraction": share}}
+            for name, share in (("none", 0.0), ("all", 1.0))
+        },
+        steps=1,
+        before=first,
+        measures=Measures((), clips=1, loss_samples=1),
+    )
+    outcomes = run_study(study, tmp_path, [0])
+    assert {one.arm for one in outcomes} == {"none", "all"}
+    assert "motion_class" in outcomes[0].metrics
+    assert (tmp_path / "before" / "seed-0" / "pipeline").is_dir()
+    assert any(name.startswith("video") for name in outcomes[0].losses)
+
+
+def test_the_command_lists_studies_and_names_bad_input(capsys, tmp_path):
+    assert run(["experiment"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in STUDIES)
+    for words, message in (
+        (["ratoi"], "did you mean 'ratio'"),
+        (["scan", "--seeds", "0,0"], "different whole numbers"),
+        (["scan", "--arms", "H"], "leaves out 'H V'"),
+    ):
+        assert run(["experiment", *words, "-o", str(tmp_path / "x")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

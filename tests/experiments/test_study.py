@@ -1,0 +1,48 @@
+"""Studies: their arms are valid recipes with one budget, and differ in nothing else."""
+
+import pytest
+
+from statefilm.experiments import STUDIES, shortened
+from statefilm.experiments.study import flops_of_step
+
+FREE = [name for name, study in STUDIES.items() if study.before is None]
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_every_arm_is_a_recipe_that_changes_what_it_says(name):
+    study = STUDIES[name]
+    assert study.baseline in study.arms
+    base = study.recipe_of(study.baseline, seed=3)
+    assert base.steps == study.steps and base.seed == 3
+    for arm in study.arms:
+        recipe = study.recipe_of(arm, seed=3)
+        assert recipe.data == base.data and recipe.objective == base.objective
+        assert (recipe == base) == (arm == study.baseline)
+
+
+@pytest.mark.parametrize("name", ["dit", "ratio", "mixer"])
+def test_arms_of_equal_flops_spend_the_same(name):
+    study = STUDIES[name]
+    assert study.equal == "flops"
+    recipes = [study.recipe_of(arm, seed=0) for arm in study.arms]
+    spent = [recipe.steps * flops_of_step(recipe) for recipe in recipes]
+    assert max(spent) / min(spent) < 1.001
+    assert len({recipe.steps for recipe in recipes}) > 1
+
+
+def test_hybrid_and_transformer_have_the_same_size():
+    from statefilm.models import build
+
+    study = STUDIES["dit"]
+    sizes = []
+    for arm in ("HTH", "DiT"):
+        source = study.recipe_of(arm, 0).model
+        sizes.append(sum(p.numel() for p in build(source.preset, **source.overrides).parameters()))
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+
+
+def test_a_shortened_study_keeps_everything_but_its_steps():
+    whole = STUDIES["temporal"]
+    part = shortened(whole, 0.01)
+    assert (part.steps, part.before.steps) == (whole.steps // 100, whole.before.steps // 100)
+    assert part.arms == whole.arms and part.measures == whole.measures
