@@ -48,9 +48,9 @@ def test_every_command_is_listed():
 
 def test_every_name_is_listed():
     from statefilm.mixers import MIXERS
-    from statefilm.models import PRESETS
+    from statefilm.models import PRESETS, UNET_PRESETS
     from statefilm.scans import SCANS
 
     rows = "\n".join(line for line in README.splitlines() if line.startswith("|"))
     listed = set(re.findall(r"`([^`]+)`", rows))
-    assert {*MIXERS, *PRESETS, *SCANS} <= listed
+    assert {*MIXERS, *PRESETS, *UNET_PRESETS, *SCANS} <= listed

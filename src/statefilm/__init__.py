@@ -4,16 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from statefilm.models import HTHTransformer
-    from statefilm.pipelines import HTHPipeline, load_pipeline
+    from statefilm.models import HTHTransformer, TemporalSSMUNet
+    from statefilm.pipelines import HTHPipeline, VideoDiffusionPipeline, load_pipeline
 
 __version__ = "0.1.0"
-__all__ = ["HTHPipeline", "HTHTransformer", "__version__", "load_pipeline"]
+__all__ = [
+    "HTHPipeline",
+    "HTHTransformer",
+    "TemporalSSMUNet",
+    "VideoDiffusionPipeline",
+    "__version__",
+    "load_pipeline",
+]
 
 # Resolved at first use: `import statefilm` stays free of torch.
 _HOMES = {
     "HTHPipeline": "statefilm.pipelines",
     "HTHTransformer": "statefilm.models",
+    "TemporalSSMUNet": "statefilm.models",
+    "VideoDiffusionPipeline": "statefilm.pipelines",
     "load_pipeline": "statefilm.pipelines",
     # diffusers asks a component's library for the base class that says how to load it.
     "ModelMixin": "diffusers",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from statefilm.mixers import MIXERS, build_mixer
+from statefilm.mixers import MIXERS, TemporalAttentionMixer, build_mixer
 
 DIM = 32
 LENGTH = 70  # more than one chunk, not a multiple of it
@@ -16,6 +16,10 @@ SIZES = {
     "bimamba2": {"head_dim": 8, "state_dim": 4},
     "linear_attention": {"head_dim": 8},
     "attention": {"head_dim": 8},
+    "s4d": {"state_dim": 8, "hidden_dim": 16},
+    "s6": {"state_dim": 4},
+    "temporal_attention": {"heads": 4, "head_dim": 8},
+    "temporal_linear_attention": {"heads": 4, "head_dim": 8},
 }
 
 
@@ -87,6 +91,8 @@ def cast(mixer: nn.Module, tokens: Tensor) -> Tensor:
 def test_bfloat16_stays_near_float32(
     mixer, tokens, narrow: Callable[[nn.Module, Tensor], Tensor], scale
 ):
+    if scale > 1 and isinstance(mixer, TemporalAttentionMixer):
+        pytest.skip("its logits have no bound of their own: it stands behind a norm")
     with torch.no_grad():
         for parameter in mixer.parameters():
             parameter.copy_(parameter.bfloat16())
@@ -112,7 +118,7 @@ def test_bfloat16_autocast_gradients_stay_near_float32(mixer, tokens):
 class DtypeRecorder(TorchDispatchMode):
     """Notes what dtypes the ops reach that lose a decay, a norm or a sum when they are narrow."""
 
-    SENSITIVE = ("exp", "softplus", "cumsum", "rsqrt", "elu", "_fused_rms_norm", "cos", "sin")
+    SENSITIVE = "exp softplus cumsum rsqrt elu _softmax _fused_rms_norm cos sin".split()
 
     def __init__(self) -> None:
         super().__init__()

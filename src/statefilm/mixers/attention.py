@@ -18,13 +18,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     Args:
         q: [batch, heads, queries, head_dim].
         k, v: [batch, heads, keys, head_dim].
-        mask: bool, broadcasts to [batch, heads, queries, keys]; keys of False are not read.
+        mask: broadcasts to [batch, heads, queries, keys]. Where a bool is False the key is not
+            read; numbers are added to the scores.
 
     Returns:
         [batch, heads, queries, head_dim].
     """
     if q.device.type == "cpu" and k.shape[-2] <= FEW_KEYS:
         return direct_attention(q, k, v, mask)
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -32,8 +35,10 @@ def direct_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     """`attend` as two products with a softmax between them, in float32 at least."""
     scores = q @ k.transpose(-1, -2)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * q.shape[-1] ** -0.5
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        scores = scores + mask
     return scores.softmax(-1).to(v.dtype) @ v
 
 

@@ -1,7 +1,8 @@
 """Cost of one denoiser forward from its config alone: tokens, operations and memory.
 
-Counted are the operations of matrix products and convolutions, two for a multiply-add; elementwise
-work, norms and the mixers' depthwise convolutions are left out.
+Counted are the operations of matrix products, convolutions and scans, two for a multiply-add;
+elementwise work, norms, the mixers' depthwise convolutions and S4D's Fourier transforms are left
+out.
 """
 
 import inspect
@@ -13,11 +14,23 @@ from typing import Any
 
 from statefilm.mixers import MIXERS
 from statefilm.ops.quasiseparable.core import forward_flops as quasiseparable_flops
+from statefilm.ops.selective_scan.core import forward_flops as scan_flops
 from statefilm.ops.ssd.chunked import forward_flops as ssd_flops
 
 TIME_FEATURES = 256
-# Numbers alive at the peak of a block, by mixer, for each number of its inner width.
-_LIVE = {"hydra": 18, "bimamba2": 27, "linear_attention": 14, "attention": 12}
+# Numbers alive at the peak of a block, by mixer, for each token and number of its inner width.
+_LIVE = {
+    "hydra": 18,
+    "bimamba2": 27,
+    "linear_attention": 14,
+    "attention": 12,
+    "s4d": 20,
+    "s6": 12,
+    "temporal_attention": 8,
+    "temporal_linear_attention": 8,
+}
+# And for each head and pair of tokens, where the scores take a bias.
+_LIVE_PAIRS = 3.5
 CROSS, FEED_FORWARD, ENDS, CONDITION = "cross-attention", "feed-forward", "patches", "timestep"
 
 
@@ -82,8 +95,7 @@ def activation_bytes(
     """
     tokens = math.prod(token_grid(config, size))
     mixers = {block["mixer"] for block in config["plan"]}
-    live = max(_LIVE[name] * _mixer_options(config, name).get("expand", 1) for name in mixers)
-    in_block = tokens * config["dim"] * live
+    in_block = max(round(_live(config, name, tokens)) for name in mixers)
     if config["patch_embed"] != "conv":
         return itemsize * in_block
     maps = math.prod(size) * config["patch_width"]  # one at full resolution
@@ -98,6 +110,17 @@ def _mixer_options(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         if parameter.default is not parameter.empty
     }
     return {**defaults, **(config["mixer_options"] or {}).get(name, {})}
+
+
+def _live(config: Mapping[str, Any], name: str, tokens: int) -> float:
+    """Numbers alive at the peak of a block with that mixer."""
+    options = _mixer_options(config, name)
+    if "heads" in options:
+        width = options["heads"] * options["head_dim"]
+    else:
+        width = options.get("expand", 1) * config["dim"]
+    pairs = options["heads"] * tokens**2 if options.get("relative_bias") else 0
+    return _LIVE[name] * width * tokens + _LIVE_PAIRS * pairs
 
 
 def _hydra(length: int, dim: int, options: Mapping[str, Any]) -> int:
@@ -124,11 +147,37 @@ def _attention(length: int, dim: int, options: Mapping[str, Any]) -> int:
     return 2 * length * dim * (4 * dim + 2 * length)
 
 
+def _s4d(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    ways = 1 + options["bidirectional"]
+    return 2 * length * dim * (2 * dim * ways + 2 * options["hidden_dim"])
+
+
+def _s6(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    inner, state, ways = options["expand"] * dim, options["state_dim"], 1 + options["bidirectional"]
+    rank = options["dt_rank"] or math.ceil(inner / 16)
+    steps = 2 * length * inner * (2 * rank + 2 * state)
+    return 6 * length * dim * inner + ways * (steps + scan_flops(1, length, inner, state))
+
+
+def _temporal_attention(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    inner = options["heads"] * options["head_dim"]
+    return 2 * length * inner * (4 * dim + 2 * length)
+
+
+def _temporal_linear_attention(length: int, dim: int, options: Mapping[str, Any]) -> int:
+    inner = options["heads"] * options["head_dim"]
+    return 2 * length * inner * (4 * dim + 2 * options["head_dim"])
+
+
 _MIXER_FLOPS: dict[str, Callable[[int, int, Mapping[str, Any]], int]] = {
     "hydra": _hydra,
     "bimamba2": _bimamba2,
     "linear_attention": _linear_attention,
     "attention": _attention,
+    "s4d": _s4d,
+    "s6": _s6,
+    "temporal_attention": _temporal_attention,
+    "temporal_linear_attention": _temporal_linear_attention,
 }
 
 

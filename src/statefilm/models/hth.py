@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from statefilm.errors import suggest
-from statefilm.mixers import MIXERS
+from statefilm.mixers import MIXERS, output_layer
 from statefilm.models.blocks import CrossAttention, HTHBlock, KeysValues
 from statefilm.models.embeddings import TimestepEmbedder, linear_float32, sinusoidal_positions
 from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
@@ -138,8 +138,9 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
         residual = 1 / math.sqrt(3 * len(self.blocks))
         with torch.no_grad():
             for block in self.blocks:
-                for name in ("cross_attention.to_out", "mixer.out_proj", "feed_forward.linear_out"):
+                for name in ("cross_attention.to_out", "feed_forward.linear_out"):
                     block.get_parameter(f"{name}.weight").mul_(residual)
+                output_layer(block.get_submodule("mixer")).weight.mul_(residual)
                 if self.config.conditioning == "adaln_single":
                     block.get_parameter("modulation.weight").zero_()
             if self.config.conditioning == "adaln_single":

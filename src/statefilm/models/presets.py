@@ -3,9 +3,12 @@
 from inspect import signature
 from typing import Any
 
+from diffusers import ModelMixin
+
 from statefilm.errors import suggest
 from statefilm.models.hth import HTHTransformer
 from statefilm.models.plan import attention_plan, hybrid_plan
+from statefilm.models.unet import UNET_PRESETS, TemporalSSMUNet
 
 _PIXELS: dict[str, Any] = {
     "in_channels": 3,
@@ -30,23 +33,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(preset: str, **overrides: Any) -> HTHTransformer:
+def build(preset: str, **overrides: Any) -> ModelMixin:
     """A denoiser with fresh weights.
 
     Args:
-        preset: a name of `PRESETS`.
-        overrides: constructor arguments of `HTHTransformer` that replace the preset's.
+        preset: a name of `PRESETS` or of `UNET_PRESETS`.
+        overrides: constructor arguments that replace the preset's.
 
     Returns:
-        The model; on the meta device, without memory, inside `with torch.device("meta")`.
+        An `HTHTransformer`, or a `TemporalSSMUNet` of a preset of `UNET_PRESETS`; on the meta
+        device, without memory, inside `with torch.device("meta")`.
 
     Raises:
         ValueError: the preset or an override is unknown; the message names the nearest.
     """
-    if preset not in PRESETS:
-        raise suggest(preset, PRESETS, "preset")
-    fields = [name for name in signature(HTHTransformer.__init__).parameters if name != "self"]
+    if preset not in PRESETS and preset not in UNET_PRESETS:
+        raise suggest(preset, [*PRESETS, *UNET_PRESETS], "preset")
+    is_unet = preset in UNET_PRESETS
+    model, presets = (TemporalSSMUNet, UNET_PRESETS) if is_unet else (HTHTransformer, PRESETS)
+    fields = [name for name in signature(model.__init__).parameters if name != "self"]
     for name in overrides:
         if name not in fields:
             raise suggest(name, fields, "model field")
-    return HTHTransformer(**{**PRESETS[preset], **overrides})
+    return model(**{**presets[preset], **overrides})

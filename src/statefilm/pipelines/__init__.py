@@ -7,12 +7,20 @@ if TYPE_CHECKING:
     from statefilm.pipelines.hth import HTHPipeline, HTHPipelineOutput
     from statefilm.pipelines.loading import bundled_models, load_pipeline, resolve_model
     from statefilm.pipelines.sampling import SAMPLERS, seed_generators
+    from statefilm.pipelines.video_diffusion import (
+        VideoDiffusionPipeline,
+        VideoDiffusionPipelineOutput,
+        ddpm_scheduler,
+    )
 
 __all__ = [
     "SAMPLERS",
     "HTHPipeline",
     "HTHPipelineOutput",
+    "VideoDiffusionPipeline",
+    "VideoDiffusionPipelineOutput",
     "bundled_models",
+    "ddpm_scheduler",
     "load_pipeline",
     "resolve_model",
     "seed_generators",
@@ -23,7 +31,10 @@ _HOMES = {
     "HTHPipeline": "hth",
     "HTHPipelineOutput": "hth",
     "SAMPLERS": "sampling",
+    "VideoDiffusionPipeline": "video_diffusion",
+    "VideoDiffusionPipelineOutput": "video_diffusion",
     "bundled_models": "loading",
+    "ddpm_scheduler": "video_diffusion",
     "load_pipeline": "loading",
     "resolve_model": "loading",
     "seed_generators": "sampling",

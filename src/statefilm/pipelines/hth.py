@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer
 from statefilm.models.blocks import KeysValues
-from statefilm.models.text import encode_prompts
 from statefilm.models.vae import compression, decode_latents, latent_shape, set_tiling
-from statefilm.models.weights import check_complete
-from statefilm.pipelines.checkpoint import check_folder
-from statefilm.pipelines.inputs import (
-    batch_size,
-    check_choice,
-    check_guidance_scale,
-    check_text,
+from statefilm.pipelines.base import (
+    OUTPUT_TYPES,
+    Frames,
+    LocalPipeline,
+    cat_padded,
+    check_finite,
+    noise_options,
 )
+from statefilm.pipelines.inputs import batch_size, check_choice, check_guidance_scale
 from statefilm.pipelines.sampling import (
     draw_noise,
     make_scheduler,
@@ -41,10 +35,7 @@ from statefilm.pipelines.sampling import (
 
 __all__ = ["HTHPipeline", "HTHPipelineOutput"]
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = ("latents", "denoised", "prompt_embeds", "negative_prompt_embeds")
-
-Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
 
 
 @dataclass
@@ -61,7 +52,7 @@ class HTHPipelineOutput(BaseOutput):
     frames: Frames | None = None
 
 
-class HTHPipeline(DiffusionPipeline):
+class HTHPipeline(LocalPipeline):
     """Text to image and text to video with a state-space denoiser (HTH, arXiv 2502.00972).
 
     Args:
@@ -116,47 +107,6 @@ class HTHPipeline(DiffusionPipeline):
             max_text_length=max_text_length,
         )
 
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **kwargs: Any) -> HTHPipeline:
-        """Load a local folder in the diffusers layout; safetensors only, nothing is fetched or run.
-
-        Args:
-            folder: holds `model_index.json` and one folder a component.
-            kwargs: those of `DiffusionPipeline.from_pretrained`; a component may be given itself.
-
-        Raises:
-            FileNotFoundError: no such folder.
-            UsageError: pickles or code in the folder; weights that are damaged, hold NaN or do not
-                fit their config. The message names the file.
-        """
-        for name in ("trust_remote_code", "custom_pipeline", "use_onnx"):
-            if kwargs.get(name):
-                raise UsageError(f"{name} is not supported: model folders hold data only")
-        check_folder(folder)
-        kwargs |= {"use_safetensors": True, "local_files_only": True}
-        try:
-            pipe = super().from_pretrained(folder, **kwargs)
-        except (ValueError, RuntimeError, OSError, TypeError, AttributeError, KeyError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UsageError(f"{folder}: cannot be loaded ({reason[0]})") from error
-        for name, component in pipe.components.items():
-            if isinstance(component, nn.Module) and name not in kwargs:
-                check_complete(component.eval(), Path(folder) / name)
-        return pipe
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write the folder that `from_pretrained` reads."""
-        if not kwargs.pop("safe_serialization", True):
-            raise UsageError("safe_serialization=False: weights are written as safetensors only")
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
-
-    def register_to_config(self, **kwargs: Any) -> None:
-        """Name this package's classes by their public home, so that folders outlive moved files."""
-        for name, value in kwargs.items():
-            if isinstance(value, tuple) and str(value[0]).startswith("statefilm."):
-                kwargs[name] = ("statefilm", value[1])
-        super().register_to_config(**kwargs)
-
     @property
     def size_steps(self) -> tuple[int, int, int]:
         """Valid sizes: frames 1 + k * steps[0], heights k * steps[1], widths k * steps[2]."""
@@ -195,31 +145,15 @@ class HTHPipeline(DiffusionPipeline):
         check_choice("output_type", output_type, OUTPUT_TYPES)
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback tensor", name, CALLBACK_TENSORS)
-        text = {
-            "has_encoder": self.text_encoder is not None and self.tokenizer is not None,
-            "text_dim": self.transformer.config.text_dim,
-        }
-        check_text("prompt", prompt, prompt_embeds, **text)
-        check_text("negative_prompt", negative_prompt, negative_prompt_embeds, **text)
-        count = batch_size(prompt, prompt_embeds)
-        negatives = batch_size(negative_prompt, negative_prompt_embeds)
-        if not count:
-            raise UsageError("nothing to make: give prompt or prompt_embeds")
-        if negatives not in (0, 1, count):
-            raise UsageError(f"{negatives} negative prompts for {count}: give one, or one each")
-        if guidance_scale != 1 and not negatives and not text["has_encoder"]:
-            raise UsageError("without a text encoder, guidance needs negative_prompt_embeds")
-
-    def encode_prompt(
-        self, prompt: str | Sequence[str], device: torch.device | str | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text states [B, S, D] and their mask [B, S]; reusable as `prompt_embeds`."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        device = device or self._execution_device
-        length = self.config.max_text_length
-        states, mask = encode_prompts(self.tokenizer, self.text_encoder, prompts, length, device)
-        _check_finite(states, "text encoding", self.text_encoder)
-        return states, mask
+        text_dim = self.transformer.config.text_dim
+        self._check_texts(
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            guidance_scale,
+            text_dim,
+        )
 
     def decode(self, latents: torch.Tensor, output_type: str = "pil") -> Frames:
         """Latents [B, C, t, h, w] to frames, as `HTHPipelineOutput.frames` describes them."""
@@ -227,7 +161,7 @@ class HTHPipeline(DiffusionPipeline):
             return latents
         frames = decode_latents(self.vae, latents)
         if self.vae is not None:
-            _check_finite(frames, "VAE decoding", self.vae)
+            check_finite(frames, "VAE decoding", self.vae)
         processor = VideoProcessor(vae_scale_factor=1)
         return processor.postprocess_video(frames.float(), output_type=output_type)
 
@@ -329,7 +263,7 @@ class HTHPipeline(DiffusionPipeline):
         conditions = self._conditions(tensors, mask, negative_mask)
         if self.transformer.is_cache_enabled:
             self.transformer._reset_stateful_cache()
-        step_options = _noise_options(scheduler, generator)
+        step_options = noise_options(scheduler, generator)
         times = model_timesteps(scheduler)
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(scheduler.timesteps):
@@ -338,7 +272,7 @@ class HTHPipeline(DiffusionPipeline):
                 if "denoised" in wanted:
                     tensors["denoised"] = predicted_sample(scheduler, prediction, step, latents)
                 latents = scheduler.step(prediction, timestep, latents, **step_options)[0]
-                _check_finite(latents, f"denoising step {step + 1} of {steps}", self.transformer)
+                check_finite(latents, f"denoising step {step + 1} of {steps}", self.transformer)
                 tensors["latents"] = latents
                 if callback_on_step_end is not None:
                     given = {name: tensors[name] for name in wanted if name in tensors}
@@ -352,24 +286,6 @@ class HTHPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return _output(frames, num_frames, output_type, return_dict)
 
-    def _text_rows(
-        self,
-        prompt: str | Sequence[str] | None,
-        embeds: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        batch: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """States and mask of the prompts, or of the empty one, repeated to one row a sample."""
-        device = self._execution_device
-        if embeds is None:
-            states, mask = self.encode_prompt(prompt or "", device)
-        else:
-            states = embeds.to(device)
-            ones = torch.ones(states.shape[:2], dtype=torch.bool)
-            mask = (ones if mask is None else mask.bool()).to(device)
-        repeats = batch // len(states)
-        return states.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
-
     def _conditions(
         self,
         tensors: dict[str, torch.Tensor],
@@ -379,8 +295,8 @@ class HTHPipeline(DiffusionPipeline):
         """What the denoiser reads at every step, with its mask; negative prompts come first."""
         states = tensors["prompt_embeds"]
         if negative_mask is not None:
-            states = _cat_padded(tensors["negative_prompt_embeds"], states)
-            mask = _cat_padded(negative_mask, mask)
+            states = cat_padded(tensors["negative_prompt_embeds"], states)
+            mask = cat_padded(negative_mask, mask)
         if any(p.device != states.device for p in self.transformer.parameters()):
             return states, mask  # offloaded: weights are only there inside a forward
         return self.transformer.read_text(states), mask
@@ -411,31 +327,6 @@ class HTHPipeline(DiffusionPipeline):
             return prediction
         unconditional, conditional = prediction.chunk(2)
         return unconditional + scale * (conditional - unconditional)
-
-
-def _cat_padded(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Concatenate [B, S1, ...] and [B, S2, ...] along the batch, the shorter padded with zeros."""
-    length = max(first.shape[1], second.shape[1])
-    rows = []
-    for tensor in (first, second):
-        padding = tensor.new_zeros(len(tensor), length - tensor.shape[1], *tensor.shape[2:])
-        rows.append(torch.cat([tensor, padding], dim=1))
-    return torch.cat(rows)
-
-
-def _noise_options(scheduler: SchedulerMixin, generator: Any) -> dict[str, Any]:
-    """The generator, for schedulers that add noise at each step."""
-    takes = "generator" in inspect.signature(scheduler.step).parameters
-    if not takes or generator is None:
-        return {}
-    return {"generator": generator if isinstance(generator, torch.Generator) else list(generator)}
-
-
-def _check_finite(tensor: torch.Tensor, stage: str, module: nn.Module) -> None:
-    if not torch.isfinite(tensor).all():
-        dtype = str(module.dtype).removeprefix("torch.")
-        hint = "" if dtype == "float32" else f" in {dtype}; try float32"
-        raise FloatingPointError(f"{stage} gave NaN or infinity{hint}")
 
 
 def _output(
