@@ -1,0 +1,211 @@
+"""A user's data before training: what falls into which bucket, what does not, and why."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from statefilm.data.files.buckets import Assignment, Bucket, assign, kept_share
+from statefilm.data.files.entry import BadItem, Entry, Item, refusing
+from statefilm.data.files.listing import open_item
+from statefilm.data.files.load import load
+from statefilm.data.files.probe import frame_names
+from statefilm.data.files.source import Source
+
+__all__ = ["Report", "inspect"]
+
+_CELL, _TEXT = 160, 34  # pixels of the contact sheet
+_EXAMPLES = 5  # names given for each reason
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `inspect` found.
+
+    Attributes:
+        source, assignment: what was inspected, and which entry falls into which bucket.
+        fps: frames a second of clips.
+        duplicates: names of entries with the same bytes, each group sorted; None if not sought.
+    """
+
+    source: Source
+    assignment: Assignment
+    fps: float | None
+    duplicates: tuple[tuple[str, ...], ...] | None
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many entries there are of each kind."""
+        return Counter(entry.kind for entry in self.source.entries)
+
+    @property
+    def counts(self) -> dict[Bucket, int]:
+        """How many entries fall into each bucket."""
+        return {bucket: len(numbers) for bucket, numbers in self.assignment.members.items()}
+
+    @property
+    def uncaptioned(self) -> list[str]:
+        """Names of the entries without a caption."""
+        return [entry.name for entry in self.source.entries if not entry.captions]
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Name to reason of the entries that no bucket takes."""
+        return {
+            self.source.entries[number].name: why for number, why in self.assignment.dropped.items()
+        }
+
+    @property
+    def short_sides(self) -> dict[str, int]:
+        """Entries by the shorter side, in pixels."""
+        return _histogram(min(entry.width, entry.height) for entry in self.source.entries)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Clips by length, in frames."""
+        return _histogram(entry.frames for entry in self.source.entries if entry.is_clip)
+
+    def table(self) -> str:
+        """All of it as lines of text."""
+        source, uncaptioned = self.source, self.uncaptioned
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
+        lines = [f"{source.root}: {len(source.entries)} items ({kinds}), layout {source.layout}"]
+        lines += [f"  bucket      {self._line(bucket)}" for bucket in self.assignment.members]
+        lines += _bars("short side", self.short_sides, " px")
+        lines += _bars("length", self.lengths, " frames")
+        lines += _reasons("dropped", self.dropped)
+        lines += _reasons("broken", source.refused)
+        lines += [f"  uncaptioned {name}" for name in uncaptioned[:_EXAMPLES]]
+        lines += [f"  the same    {', '.join(group)}" for group in (self.duplicates or ())[:20]]
+        lines.append(
+            f"  {len(self.dropped)} dropped, {len(source.refused)} broken, "
+            f"{len(uncaptioned)} without a caption"
+        )
+        if self.duplicates is not None:
+            lines[-1] += f", {sum(len(group) - 1 for group in self.duplicates)} repeated"
+        return "\n".join(lines)
+
+    def contact_sheet(self) -> Image.Image | None:
+        """One sample of each bucket as it will be trained on, with its size and caption.
+
+        None if no bucket has a sample that can be read.
+        """
+        cells = [cell for bucket in self.assignment.members if (cell := self._cell(bucket))]
+        if not cells:
+            return None
+        columns = math.ceil(math.sqrt(len(cells)))
+        rows = math.ceil(len(cells) / columns)
+        sheet = Image.new("RGB", (columns * _CELL, rows * (_CELL + _TEXT)), "white")
+        for index, cell in enumerate(cells):
+            row, column = divmod(index, columns)
+            sheet.paste(cell, (column * _CELL, row * (_CELL + _TEXT)))
+        return sheet
+
+    def _line(self, bucket: Bucket) -> str:
+        numbers = self.assignment.members[bucket]
+        shares = [kept_share(self.source.entries[number], bucket) for number in numbers]
+        cropped = 1 - sum(shares) / len(shares)
+        return f"{bucket!s:14} {len(numbers):8d}   {cropped:4.0%} cropped"
+
+    def _cell(self, bucket: Bucket) -> Image.Image | None:
+        """The middle frame of the bucket's first sample that can be read."""
+        for number in self.assignment.members[bucket][:_EXAMPLES]:
+            entry = self.source.entries[number]
+            try:
+                frames = load(
+                    self.source.root,
+                    entry,
+                    bucket.size,
+                    num_frames=bucket.num_frames,
+                    fps=self.fps,
+                    limits=self.source.limits,
+                )
+            except BadItem:
+                continue
+            pixels = frames[:, bucket.num_frames // 2].permute(1, 2, 0).numpy()
+            return _labelled(Image.fromarray(pixels), f"{bucket}\n{entry.caption(0)}")
+        return None
+
+
+def inspect(
+    source: Source,
+    buckets: Iterable[Bucket],
+    *,
+    fps: float | None = None,
+    max_upscale: float = 1.5,
+    duplicates: bool = False,
+) -> Report:
+    """What training on a source will see; the arguments are those of `assign`.
+
+    Args:
+        duplicates: also compare the contents of all items, which reads every byte.
+    """
+    assignment = assign(source.entries, buckets, fps=fps, max_upscale=max_upscale)
+    return Report(source, assignment, fps, _duplicates(source) if duplicates else None)
+
+
+def _duplicates(source: Source) -> tuple[tuple[str, ...], ...]:
+    groups: dict[bytes, list[str]] = {}
+    for entry in source.entries:
+        if entry.part is None:
+            try:
+                with refusing(entry.name):
+                    groups.setdefault(_digest(source.root, entry), []).append(entry.name)
+            except BadItem:
+                continue  # training will meet and quarantine it
+    return tuple(sorted(tuple(sorted(names)) for names in groups.values() if len(names) > 1))
+
+
+def _digest(root: Path, entry: Entry) -> bytes:
+    items: Sequence[Item] = [entry]
+    if entry.kind == "frames":
+        names = frame_names(root, entry.path)
+        items = [Item(path=n, kind="image", size=(root / n).stat().st_size) for n in names]
+    digest = blake2b()
+    for item in items:
+        with open_item(root, item) as file:
+            while data := file.read(_CHUNK):
+                digest.update(data)
+    return digest.digest()
+
+
+def _histogram(values: Iterable[int]) -> dict[str, int]:
+    """Counts in ranges from a power of two to the next, rising."""
+    counts = Counter(value.bit_length() - 1 for value in values)
+    return {f"{1 << power}-{(2 << power) - 1}": counts[power] for power in sorted(counts)}
+
+
+def _bars(title: str, histogram: Mapping[str, int], unit: str) -> list[str]:
+    most = max(histogram.values(), default=1)
+    return [
+        f"  {title:11} {span + unit:18} {count:8d} {'#' * math.ceil(20 * count / most)}"
+        for span, count in histogram.items()
+    ]
+
+
+def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
+    """Each reason with its count and some of the names."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(why, []).append(name)
+    return [
+        f"  {title:11} {len(group)}: {why} ({', '.join(group[:_EXAMPLES])})"
+        for why, group in sorted(names.items(), key=lambda pair: -len(pair[1]))
+    ]
+
+
+def _labelled(picture: Image.Image, text: str) -> Image.Image:
+    cell = Image.new("RGB", (_CELL, _CELL + _TEXT), "white")
+    picture.thumbnail((_CELL - 8, _CELL - 8))
+    cell.paste(picture, (4, 4))
+    # The built-in font knows Latin letters only.
+    plain = text.encode("ascii", "replace").decode()
+    ImageDraw.Draw(cell).multiline_text((4, _CELL - 2), plain, fill="black")
+    return cell

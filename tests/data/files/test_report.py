@@ -1,0 +1,61 @@
+"""Reports: what the table and the contact sheet say about a folder."""
+
+import pytest
+
+from statefilm.data.files import Bucket, inspect, make_buckets, open_source
+
+
+@pytest.fixture
+def report(tmp_path, save_image, save_clip):
+    save_image(tmp_path / "red.png", (32, 32), (250, 0, 0))
+    save_image(tmp_path / "twin.png", (32, 32), (250, 0, 0))
+    save_image(tmp_path / "wide.png", (128, 33), (0, 0, 250))
+    save_image(tmp_path / "tiny.png", (8, 8))
+    (tmp_path / "red.txt").write_text("a red card")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    save_clip(tmp_path / "clip.mp4", frames=20)
+    save_clip(tmp_path / "short.mp4", frames=3)
+    buckets = make_buckets(32 * 32, 8, ratios=(1, 2), lengths=(1, 5))
+    return inspect(open_source(tmp_path), buckets, duplicates=True)
+
+
+def test_a_report_counts_what_falls_where(report):
+    square = Bucket(1, 32, 32)
+    assert report.counts[square] == 2 and sum(report.counts.values()) == 4
+    assert report.dropped == {
+        "short.mp4": "gives 3 frames, less than 5",
+        "tiny.png": report.dropped["tiny.png"],
+    }
+    assert "enlarged" in report.dropped["tiny.png"]
+    assert report.kinds == {"image": 4, "video": 2}
+    assert len(report.uncaptioned) == 5 and "red.png" not in report.uncaptioned
+    assert report.duplicates == (("red.png", "twin.png"),)
+    assert report.short_sides == {"8-15": 1, "16-31": 2, "32-63": 3}
+    assert report.lengths == {"2-3": 1, "16-31": 1}
+
+
+def test_the_table_says_all_of_it(report):
+    table = report.table()
+    assert "6 items (4 image, 2 video), layout folder" in table
+    assert "32x32                 2     0% cropped" in table
+    assert "dropped     1: gives 3 frames, less than 5 (short.mp4)" in table
+    assert "broken      1: cannot identify" in table and "(broken.png)" in table
+    assert "the same    red.png, twin.png" in table
+    assert table.endswith("2 dropped, 1 broken, 5 without a caption, 1 repeated")
+    assert all(len(line) < 300 for line in table.splitlines())
+
+
+def test_the_contact_sheet_shows_one_sample_of_each_bucket(report):
+    sheet = report.contact_sheet()
+    assert sheet.size == (320, 2 * 194)
+    colors = {color for _, color in sheet.getcolors(1 << 20)}
+    assert (250, 0, 0) in colors and (0, 0, 250) in colors
+
+
+def test_an_unreadable_bucket_has_no_cell(tmp_path, save_image):
+    file = save_image(tmp_path / "a.png", (32, 32))
+    source = open_source(tmp_path)
+    file.write_bytes(b"")
+    report = inspect(source, make_buckets(32 * 32, 8, ratios=(1,)))
+    assert report.contact_sheet() is None
+    assert report.duplicates is None and "repeated" not in report.table()
