@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from statefilm.data.world.tasks import T2I_TASKS
 from statefilm.experiments.study import Measures, Stage, Study
-from statefilm.models.plan import Plan, hybrid_plan, mixed_plan
+from statefilm.models.plan import Plan, attention_plan, hybrid_plan, mixed_plan
 
 PLAN = "model.overrides.plan"
 DEPTH = 11
@@ -27,20 +28,11 @@ _STUDIES = (
         "Does the hybrid keep up with a transformer of the same size, depth and training FLOPs?",
         {
             "HTH": _plan(hybrid_plan(1)),
-            "DiT": {**_plan(mixed_plan(DEPTH, DEPTH)), "model.overrides.ff_dim": 397},
+            "DiT": {**_plan(attention_plan(DEPTH)), "model.overrides.ff_dim": 397},
         },
         baseline="DiT",
         equal="flops",
-        measures=Measures(
-            tasks=(
-                "single_object",
-                "two_object",
-                "counting",
-                "colors",
-                "position",
-                "color_attr",
-            )
-        ),
+        measures=Measures(tasks=T2I_TASKS),
     ),
     Study(
         "ratio",
@@ -52,7 +44,7 @@ _STUDIES = (
             "10:1 last": _plan(hybrid_plan(1, attention="last")),
             "7:4": _plan(mixed_plan(DEPTH, 4)),
             "3:8": _plan(mixed_plan(DEPTH, 8)),
-            "0:11": _plan(mixed_plan(DEPTH, DEPTH)),
+            "0:11": _plan(attention_plan(DEPTH)),
         },
         baseline="10:1 last",
         equal="flops",
@@ -115,7 +107,7 @@ _STUDIES = (
             "Hydra": _plan(hybrid_plan(1)),
             "BiMamba-2": _plan(hybrid_plan(1, mixer="bimamba2")),
             "linear attention": _plan(hybrid_plan(1, mixer="linear_attention")),
-            "attention": _plan(mixed_plan(DEPTH, DEPTH)),
+            "attention": _plan(attention_plan(DEPTH)),
         },
         baseline="Hydra",
         equal="flops",
