@@ -1,16 +1,12 @@
-"""What a run trains: a denoiser with its text encoder, or a VAE. The loop is the same for both."""
+"""The task of a text-conditioned denoiser, whose text encoder may learn with it."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from transformers.utils import logging as transformers_logging
@@ -24,7 +20,7 @@ from statefilm.models.text import (
     encode_prompts,
     load_text_encoder,
 )
-from statefilm.models.vae import build_vae, encode_frames, latent_shape, load_vae
+from statefilm.models.vae import encode_frames, latent_shape, load_vae
 from statefilm.pipelines import HTHPipeline, load_pipeline, resolve_model
 from statefilm.pipelines.media import make_grid, save_mp4, save_png
 from statefilm.pipelines.sampling import seed_generators
@@ -32,59 +28,14 @@ from statefilm.training.batches import Batch, Batches
 from statefilm.training.objectives import Draw, Objective, build_objective
 from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
-from statefilm.training.recipe import (
-    DenoiserRecipe,
-    ModelSource,
-    Recipe,
-    TextSource,
-    Timesteps,
-    VAERecipe,
-)
+from statefilm.training.recipe import DenoiserRecipe, ModelSource, TextSource, Timesteps
+from statefilm.training.tasks.task import Task
+from statefilm.training.tasks.vae import vae_folder
 
-__all__ = ["DenoiserTask", "Task", "VAETask", "build_task"]
+__all__ = ["DenoiserTask"]
 
 # Distinct mixers and lengths are distinct graphs of the one block class.
 COMPILED_GRAPHS = 64
-
-
-class Task(ABC):
-    """Modules to train, their batches and their loss.
-
-    Attributes:
-        modules: everything that is trained, under the names that checkpoints use.
-        batches: the data of every step.
-        output: name of the saved model's folder inside the run folder.
-    """
-
-    modules: nn.ModuleDict
-    batches: Batches
-    output: str
-
-    @abstractmethod
-    def loss(self, batch: Batch) -> Tensor:
-        """The loss of a batch on the task's device, a scalar."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the model as it is now."""
-
-    @abstractmethod
-    def sample(self, folder: Path, step: int) -> None:
-        """Write pictures that show what the model can do, named after the step."""
-
-    @abstractmethod
-    def compile(self) -> None:
-        """Compile each repeated block; the names of parameters stay."""
-
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """No dropout, no gradients and no new compiled graphs inside."""
-        self.modules.eval()
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            try:
-                yield
-            finally:
-                self.modules.train()
 
 
 class DenoiserTask(Task):
@@ -98,7 +49,7 @@ class DenoiserTask(Task):
         self.transformer = _build_transformer(recipe.model).to(device)
         self.tokenizer, text_encoder = _build_text(recipe.text)
         self.text_encoder = text_encoder.to(device).requires_grad_(recipe.text.train).eval()
-        self.vae = None if recipe.vae is None else load_vae(_vae_folder(recipe.vae))
+        self.vae = None if recipe.vae is None else load_vae(vae_folder(recipe.vae))
         if self.vae is not None:
             self.vae.to(device).requires_grad_(False)
         self.modules = nn.ModuleDict({"transformer": self.transformer})
@@ -237,61 +188,6 @@ class DenoiserTask(Task):
         return shape
 
 
-class VAETask(Task):
-    """Reconstruction of frames through a narrow Gaussian code (arXiv 1312.6114)."""
-
-    output = "vae"
-
-    def __init__(self, recipe: VAERecipe, device: torch.device, ranks: Ranks) -> None:
-        torch.manual_seed(seed_of(recipe.seed, "weights"))
-        self.recipe, source = recipe, recipe.vae
-        if source.init_from is not None:
-            self.vae = load_vae(_vae_folder(source.init_from))
-        else:
-            assert source.preset is not None
-            self.vae = build_vae(source.preset, **source.overrides)
-        self.vae.to(device)
-        self.device = device
-        self.modules = nn.ModuleDict({"vae": self.vae})
-        worlds = [stream.world for stream in recipe.data]
-        shapes = tuple(latent_shape(self.vae, w.num_frames, w.size, w.size) for w in worlds)
-        self.batches = Batches(recipe.seed, recipe.data, _CodeDraw(shapes), ranks)
-        self.modules.train()
-
-    def loss(self, batch: Batch) -> Tensor:
-        weights = self.recipe.loss
-        code = self.vae.encode(batch.frames).latent_dist
-        frames = self.vae.decode(code.mean + code.std * batch.noise).sample.float()
-        mean, variance = code.mean.float(), code.var.float()
-        divergence = 0.5 * (mean.square() + variance - 1 - code.logvar.float()).mean()
-        return (
-            weights.l1 * F.l1_loss(frames, batch.frames)
-            + weights.l2 * F.mse_loss(frames, batch.frames)
-            + weights.kl * divergence
-        )
-
-    def compile(self) -> None:
-        raise UsageError("compile: blocks is for denoisers; a VAE trains with compile: none")
-
-    def save(self, folder: Path) -> None:
-        """Write the VAE with the scale that brings its latents to unit variance."""
-        frames = self.batches.batch(0, 0).to(self.device).frames
-        with self.evaluation():
-            deviation = self.vae.encode(frames).latent_dist.mode().float().std()
-        self.vae.register_to_config(scaling_factor=1 / float(deviation))
-        self.vae.save_pretrained(folder)
-
-    def sample(self, folder: Path, step: int) -> None:
-        """Frames above, their reconstructions below; of clips the last frame."""
-        frames = self.batches.batch(len(self.recipe.data) - 1, 0).frames[:8].to(self.device)
-        again = self.vae.decode(self.vae.encode(frames).latent_dist.mode()).sample.float()
-        both = torch.cat([frames, again])[:, :, -1].clamp(-1, 1).cpu()
-        pixels = ((both + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        images = [Image.fromarray(image) for image in pixels]
-        grid = make_grid(images, columns=len(frames))
-        save_png(grid, folder / f"step-{step:08d}.png", force=True)
-
-
 @dataclass(frozen=True)
 class _DenoiserDraw:
     """`DrawNoise` of a denoiser: the shape and the noise levels are those of the stream."""
@@ -302,26 +198,6 @@ class _DenoiserDraw:
 
     def __call__(self, number: int, generators: list[torch.Generator]) -> Draw:
         return self.objective.draw(self.shapes[number], generators, self.timesteps[number])
-
-
-@dataclass(frozen=True)
-class _CodeDraw:
-    """`DrawNoise` of a VAE: the noise of its code, nothing dropped."""
-
-    shapes: tuple[tuple[int, ...], ...]
-
-    def __call__(self, number: int, generators: list[torch.Generator]) -> Draw:
-        noise = [torch.randn(self.shapes[number], generator=one) for one in generators]
-        nothing = torch.zeros(len(generators))
-        return Draw(torch.stack(noise), nothing, nothing.bool())
-
-
-def build_task(recipe: Recipe, device: torch.device, ranks: Ranks) -> Task:
-    """The task that a recipe's kind names, with its weights."""
-    if isinstance(recipe, VAERecipe):
-        return VAETask(recipe, device, ranks)
-    assert isinstance(recipe, DenoiserRecipe)
-    return DenoiserTask(recipe, device, ranks)
 
 
 def _build_transformer(source: ModelSource) -> HTHTransformer:
@@ -348,10 +224,3 @@ def _build_text(source: TextSource) -> tuple[PreTrainedTokenizerBase, T5EncoderM
     tokenizer = build_word_tokenizer(vocabulary(), max_length=source.max_length)
     overrides = {"vocab_size": len(tokenizer), **source.overrides}
     return tokenizer, build_text_encoder(source.preset, **overrides)
-
-
-def _vae_folder(name: str) -> Path:
-    """The VAE's own folder, inside a run or a pipeline where `name` is one."""
-    folder = Path(name)
-    inner = (folder / "vae", folder / "pipeline" / "vae")
-    return next((path for path in inner if (path / "config.json").is_file()), folder)

@@ -1,0 +1,55 @@
+"""The interface of what a run trains: modules, batches, a loss, and a model to save."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from statefilm.training.batches import Batch, Batches
+
+__all__ = ["Task"]
+
+
+class Task(ABC):
+    """Modules to train, their batches and their loss.
+
+    Attributes:
+        modules: everything that is trained, under the names that checkpoints use.
+        batches: the data of every step.
+        output: name of the saved model's folder inside the run folder.
+    """
+
+    modules: nn.ModuleDict
+    batches: Batches
+    output: str
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch on the task's device, a scalar."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now."""
+
+    @abstractmethod
+    def sample(self, folder: Path, step: int) -> None:
+        """Write pictures that show what the model can do, named after the step."""
+
+    @abstractmethod
+    def compile(self) -> None:
+        """Compile each repeated block; the names of parameters stay."""
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """No dropout, no gradients and no new compiled graphs inside."""
+        self.modules.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            try:
+                yield
+            finally:
+                self.modules.train()
