@@ -17,7 +17,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in FILES)
 DTYPES = {torch.float32: "BF16=0", torch.bfloat16: "BF16=1"}
 SIZES = range(16, 129, 16)  # of heads and states
 VALID_SIZES = "multiples of 16 up to 128"
-KEPT_BYTES = 2**28  # of working memory between calls
+KEPT_BYTES = 2**29  # of working memory between calls
 
 _kept: list[Tensor] = []
 
