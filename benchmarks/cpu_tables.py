@@ -10,12 +10,14 @@ from pathlib import Path
 
 from statefilm.cli.main import run
 
+PAIR = "--models hth_300m,dit_300m"
 PARTS = {
     "ops-float32": "ops --dtype float32",
     "ops-bfloat16": "ops --dtype bfloat16",
-    "denoiser": "denoiser --models hth_300m,dit_300m --sizes 256p,1K --rounds 3",
-    "denoiser-long": "denoiser --models hth_300m,dit_300m --sizes 2K,180p --sets 1 --rounds 3",
-    "denoiser-training": "denoiser --models hth_300m,dit_300m --sizes 256p --sets 1 --backward",
+    "denoiser": f"denoiser {PAIR} --sizes 256p,1K --rounds 3 --dtype bfloat16",
+    "denoiser-long": f"denoiser {PAIR} --sizes 180p,2K --sets 1 --rounds 3 --dtype bfloat16",
+    "denoiser-float32": f"denoiser {PAIR} --sizes 1K --sets 1 --rounds 3 --dtype float32",
+    "denoiser-training": f"denoiser {PAIR} --sizes 256p --sets 1 --backward --dtype bfloat16",
     "generate": "generate --batch-sizes 1,4,16",
 }
 SMALL_OPS = "--lengths 48,96 --dim 32 --head-dim 16 --state-dim 16 --rounds 2"
