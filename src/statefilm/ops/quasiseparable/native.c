@@ -9,6 +9,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #include "native_chunk.h"
 
 /* ---- states ---- */
@@ -319,12 +322,23 @@ static int64_t lay_out(Problem *p, int kinds) {
 int64_t forward_bytes(Problem *p) { return lay_out(p, 1); }
 int64_t backward_bytes(Problem *p) { return lay_out(p, 2); }
 
-void forward(Problem *p) {
-    lay_out(p, 1);
-    run(p, 1, forward_chunk);
+/* Large pages for memory that is about to be written: at first touch each page costs a fault. */
+static void ask_large_pages(void *memory, int64_t size) {
+#if defined __linux__ && defined MADV_HUGEPAGE
+    uintptr_t page = (uintptr_t)1 << 21, start = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)memory + size) & ~(page - 1);
+    if (end > start) madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)size;
+#endif
 }
 
-void backward(Problem *p) {
-    lay_out(p, 2);
-    run(p, 2, backward_chunk);
+static void start(Problem *p, int kinds, ChunkTask *task) {
+    int64_t size = lay_out(p, kinds);
+    ask_large_pages(p->scratch, size);
+    ask_large_pages(p->out, sizeof(value) * p->batch * p->length * p->heads * p->P);
+    run(p, kinds, task);
 }
+
+void forward(Problem *p) { start(p, 1, forward_chunk); }
+void backward(Problem *p) { start(p, 2, backward_chunk); }
