@@ -183,6 +183,20 @@ def test_text_is_read_after_each_spatial_attention():
     assert names == ["down.0.text", "down.1.text", "middle.text", "up.0.text", "up.1.text"]
 
 
+def test_patches_are_squares_of_pixels_of_each_frame():
+    model = toy(in_channels=3, patch_size=2, temporal_mixer="hydra").eval()
+    assert model.size_step == 4
+    x, time = torch.randn(2, 3, 3, 8, 4), torch.tensor([200.0, 30.0])
+    seen = []
+    model.stem.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.to_out.register_forward_hook(lambda *_: seen.append(_[2]))
+    with torch.no_grad():
+        y = model(x, time).sample
+    patches, out = seen[0].unflatten(0, (2, 3)), seen[1]
+    assert torch.equal(patches[1, 2, :, 3, 1], x[1, :, 2, 6:8, 2:4].flatten())
+    assert torch.equal(out[1, 2, 3, 1], y[1, :, 2, 6:8, 2:4].flatten())
+
+
 def test_gradient_checkpointing_changes_nothing():
     model = toy(num_classes=CLASSES, text_dim=TEXT_DIM)
     x, t = inputs()

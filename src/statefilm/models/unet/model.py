@@ -52,7 +52,7 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
 
     Args:
         in_channels: of the frames.
-        dim: channels at full resolution; the paper's are 64 and 112.
+        dim: channels of the finest level; the paper's are 64 and 112.
         multipliers: of `dim`, one a level; every level but the last halves the resolution.
         temporal_mixer: a name of `statefilm.mixers.MIXERS`.
         temporal_mixer_options: its constructor options, over those of `width_options`.
@@ -64,6 +64,8 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
             mixes in the temporal layers only. True: of all frames of the clip, as in the published
             code, where they are a second path between frames.
         spatial_heads, spatial_head_dim: of the spatial attention.
+        patch_size: side in pixels of the squares that the finest level sees as one; the paper's
+            is 1. Twice the side is a quarter of the work.
         num_classes: for class labels 0 to num_classes - 1; `num_classes` itself is the label of
             "no class". None for a model without.
         text_dim: width of the text states that cross-attention reads after each spatial attention.
@@ -93,6 +95,7 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
         norm_over_frames: bool = False,
         spatial_heads: int = 8,
         spatial_head_dim: int = 32,
+        patch_size: int = 1,
         num_classes: int | None = None,
         text_dim: int | None = None,
     ) -> None:
@@ -123,7 +126,7 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
                 }
             )
 
-        self.stem = nn.Conv2d(in_channels, dim, 7, padding=3)
+        self.stem = nn.Conv2d(in_channels * patch_size**2, dim, 7, padding=3)
         self.stem_temporal = temporal(dim)
         self.timestep_embedder = TimestepEmbedder(time_dim)
         if num_classes is not None:
@@ -147,13 +150,13 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
         self.up = nn.ModuleList(level(2 * coarser, finer) for finer, coarser in reversed(steps))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(w, w, 4, 2, 1) for w in widths[-2::-1])
         self.final = res(2 * dim, dim, time_dim=None)
-        self.to_out = nn.Linear(dim, in_channels)
+        self.to_out = nn.Linear(dim, in_channels * patch_size**2)
         self.gradient_checkpointing = False
 
     @property
     def size_step(self) -> int:
         """Heights and widths are multiples of this."""
-        return 2 ** (len(self.config.multipliers) - 1)
+        return self.config.patch_size * 2 ** (len(self.config.multipliers) - 1)
 
     def forward(
         self,
@@ -184,7 +187,9 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
         condition = self._condition(
             timestep, class_labels, encoder_hidden_states, encoder_attention_mask
         )
-        x = on_frames(self.stem, hidden_states.movedim(1, -1).to(self.stem.weight.dtype))
+        patch = self.config.patch_size
+        patches = F.pixel_unshuffle(hidden_states.transpose(1, 2), patch).movedim(2, -1)
+        x = on_frames(self.stem, patches.to(self.stem.weight.dtype))
         x = self._run([self.stem_temporal], x, condition)
 
         skips = [x]
@@ -200,7 +205,8 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
             x = self._run(level.children(), torch.cat([x, skips.pop()], dim=-1), condition)
         x = self._run([self.final], torch.cat([x, skips.pop()], dim=-1), condition)
 
-        sample = self.to_out(x).movedim(-1, 1).to(hidden_states.dtype).contiguous()
+        patches = self.to_out(x).movedim(-1, 2).to(hidden_states.dtype)
+        sample = F.pixel_shuffle(patches, patch).transpose(1, 2).contiguous()
         return TemporalSSMUNetOutput(sample=sample) if return_dict else (sample,)
 
     def _condition(
@@ -231,7 +237,7 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
     def _check_fields(self, time_dim: int) -> None:
         config = self.config
         numbers = {"in_channels": config.in_channels, "dim": config.dim, "time_dim": time_dim}
-        for name in ("groups", "spatial_heads", "spatial_head_dim"):
+        for name in ("groups", "spatial_heads", "spatial_head_dim", "patch_size"):
             numbers[name] = config[name]
         for name in ("num_classes", "text_dim"):
             if config[name] is not None:
