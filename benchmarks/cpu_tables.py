@@ -10,10 +10,11 @@ from pathlib import Path
 
 from statefilm.cli.main import run
 
+LENGTHS = "--lengths 256,1024,4096,16384,65536"
 PAIR = "--models hth_300m,dit_300m"
 PARTS = {
-    "ops-float32": "ops --dtype float32",
-    "ops-bfloat16": "ops --dtype bfloat16",
+    "ops-float32": f"ops {LENGTHS} --dtype float32",
+    "ops-bfloat16": f"ops {LENGTHS} --dtype bfloat16",
     "denoiser": f"denoiser {PAIR} --sizes 256p,1K --rounds 3 --dtype bfloat16",
     "denoiser-long": f"denoiser {PAIR} --sizes 180p,2K --sets 1 --rounds 3 --dtype bfloat16",
     "denoiser-float32": f"denoiser {PAIR} --sizes 1K --sets 1 --rounds 3 --dtype float32",
