@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -27,6 +28,8 @@ class Protocol:
     Attributes:
         rounds: turns of each contestant.
         min_seconds: a turn repeats short calls until it lasts about so long.
+        settle_seconds: a turn of calls shorter than this begins with one that is not counted, so
+            that none pays for the state in which the one before it left caches and memory.
         budget: seconds; a call that is expected to take longer is left out.
         memory: bytes; a call that is expected to need more is left out; None knows no bound.
         deadline: what `clock` shows when nothing more is begun.
@@ -35,6 +38,7 @@ class Protocol:
 
     rounds: int = 5
     min_seconds: float = 0.02
+    settle_seconds: float = 0.5
     budget: float = math.inf
     memory: int | None = None
     deadline: float = math.inf
@@ -83,18 +87,21 @@ def interleave(
     Returns:
         The timing of each contestant that ran, and why the others did not.
     """
-    calls: dict[str, int] = {}
+    turns: dict[str, _Turn] = {}
     failures: dict[str, str] = {}
     for name, run in contestants.items():
         try:
-            calls[name] = _warm_up(run, protocol, synchronize)
+            turns[name] = _warm_up(run, protocol, synchronize)
         except Exception as error:  # one that does not run must not end the others' race
             failures[name] = reason(error)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
     for index in range(protocol.rounds):
-        for name in _rotated(list(calls), index):
-            spent = seconds_of(contestants[name], calls[name], protocol.clock, synchronize)
-            seconds[name].append(spent / calls[name])
+        for name in _order(list(turns), index):
+            run, turn = contestants[name], turns[name]
+            if turn.settles:
+                run()
+            spent = seconds_of(run, turn.calls, protocol.clock, synchronize)
+            seconds[name].append(spent / turn.calls)
     return {name: Timing(tuple(rounds)) for name, rounds in seconds.items()}, failures
 
 
@@ -121,17 +128,25 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
 
 
-def _warm_up(run: Run, protocol: Protocol, synchronize: Callable[[], object]) -> int:
-    """How many calls fill a turn; the first call, which may compile, is not counted."""
+class _Turn(NamedTuple):
+    """How many calls are counted in a turn, and whether one goes before them."""
+
+    calls: int
+    settles: bool
+
+
+def _warm_up(run: Run, protocol: Protocol, synchronize: Callable[[], object]) -> _Turn:
+    """What fills a turn; the first call, which may compile, is not counted."""
     seconds_of(run, 1, protocol.clock, synchronize)
     calls, spent = 0, 0.0
     while calls == 0 or (spent < protocol.min_seconds and calls < MAX_CALLS):
         spent += seconds_of(run, 1, protocol.clock, synchronize)
         calls += 1
-    return calls
+    return _Turn(calls, spent / calls < protocol.settle_seconds)
 
 
-def _rotated(names: list[str], index: int) -> list[str]:
-    """Another one begins each round, so that none always follows the same one."""
+def _order(names: list[str], index: int) -> list[str]:
+    """Another one begins each round, and every other round runs backwards: neighbours change."""
     start = index % len(names) if names else 0
-    return names[start:] + names[:start]
+    order = names[start:] + names[:start]
+    return order[::-1] if index % 2 else order
