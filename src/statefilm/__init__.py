@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from statefilm.models import HTHTransformer, TemporalSSMUNet
+    from statefilm.models.video_vae import AutoencoderKLVideo
     from statefilm.pipelines import HTHPipeline, VideoDiffusionPipeline, load_pipeline
 
 __version__ = "0.1.0"
 __all__ = [
+    "AutoencoderKLVideo",
     "HTHPipeline",
     "HTHTransformer",
     "TemporalSSMUNet",
@@ -19,6 +21,7 @@ __all__ = [
 
 # Resolved at first use: `import statefilm` stays free of torch.
 _HOMES = {
+    "AutoencoderKLVideo": "statefilm.models.video_vae",
     "HTHPipeline": "statefilm.pipelines",
     "HTHTransformer": "statefilm.models",
     "TemporalSSMUNet": "statefilm.models",

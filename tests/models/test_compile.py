@@ -9,8 +9,8 @@ from statefilm.models import HTHTransformer, hybrid_plan, to_video
 SIZES = [(3, 8, 12), (5, 12, 16), (9, 16, 20)]
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[{}, {"text_prefix": 8, "registers": 3, "cross_attention": "none"}], ids=str)
+def model(request):
     torch._dynamo.reset()
     yield HTHTransformer(
         in_channels=3,
@@ -20,6 +20,7 @@ def model():
         head_dim=16,
         plan=to_video(hybrid_plan(1, 4)),
         mixer_options={"hydra": {"state_dim": 8, "head_dim": 16}},
+        **request.param,
     ).requires_grad_(False)
     torch._dynamo.reset()
 

@@ -27,6 +27,8 @@ GROUPED = {"hydra": {"groups": 2, "state_dim": 16}, "bimamba2": {"groups": 2, "h
         ("dit_tiny", (17, 64, 64), {}),
         ("hth_300m", (5, 32, 48), {}),
         ("hth_tiny", (5, 64, 64), {"plan": EVERY_MIXER, "mixer_options": GROUPED}),
+        ("hth_tiny", (5, 64, 64), {"text_prefix": 32, "registers": 3}),
+        ("dit_tiny", (1, 64, 64), {"text_prefix": 20, "cross_attention": "none"}),
     ],
 )
 def test_equals_torchs_count(preset, size, overrides):
@@ -39,12 +41,10 @@ def test_equals_torchs_count(preset, size, overrides):
             model(latents, torch.zeros(1), text)
     parts = forward_flops(model.config, size, TEXT_TOKENS)
     assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
-    assert set(parts) == {block["mixer"] for block in model.config.plan} | {
-        "cross-attention",
-        "feed-forward",
-        "patches",
-        "timestep",
-    }
+    expected = {block["mixer"] for block in model.config.plan}
+    expected |= {"feed-forward", "patches", "timestep"}
+    expected |= {"cross-attention"} if model.config.cross_attention != "none" else set()
+    assert set(parts) == expected | ({"text prefix"} if model.config.text_prefix else set())
 
 
 def test_attention_is_quadratic_and_hydra_linear():

@@ -4,8 +4,16 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 
-from statefilm.models import PRESETS, HTHTransformer, build, hybrid_plan, to_video
+from statefilm.models import (
+    PRESETS,
+    HTHTransformer,
+    attention_plan,
+    build,
+    hybrid_plan,
+    to_video,
+)
 from statefilm.models.patch import merge_time, split_time
+from statefilm.models.sequence import SequenceExtras
 
 TOY = {
     "in_channels": 3,
@@ -43,7 +51,17 @@ VARIANTS = [
     {"patch_size": (4, 2, 2)},
     {"patch_size": (2, 4, 4), "patch_embed": "conv", "patch_width": 4},
     {"head_target": "sample"},
+    {"cross_attention": "after"},
+    {"registers": 3, "conditioning": "adaln_single"},
+    {"text_prefix": 8, "registers": 2, "position": "rope"},
+    {"text_prefix": 8, "cross_attention": "none", "conditioning": "adaln_single"},
 ]
+PREFIX = {"text_prefix": 8, "cross_attention": "none"}
+DIT = {"plan": attention_plan(3)}
+BIMAMBA = {
+    "plan": hybrid_plan(1, 2, mixer="bimamba2"),
+    "mixer_options": {"bimamba2": {"state_dim": 8, "head_dim": 16}},
+}
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
@@ -69,9 +87,20 @@ def test_a_fresh_model_predicts_zero(changes):
     torch.testing.assert_close(y, expected)
 
 
-@pytest.mark.parametrize("conditioning", ["add", "adaln_single"])
-def test_timestep_and_text_matter_and_masked_text_does_not(conditioning):
-    model = toy(conditioning=conditioning)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"conditioning": "adaln_single"},
+        {"cross_attention": "after"},
+        PREFIX,
+        {**PREFIX, **DIT},
+        {**PREFIX, "cross_attention": "before", "registers": 2},
+    ],
+    ids=str,
+)
+def test_timestep_and_text_matter_and_masked_text_does_not(changes):
+    model = toy(**changes)
     x, t, text, mask = inputs()
     base = model(x, t, text, mask).sample
     assert not torch.allclose(base, model(x, t + 100, text, mask).sample)
@@ -81,9 +110,79 @@ def test_timestep_and_text_matter_and_masked_text_does_not(conditioning):
     torch.testing.assert_close(model(x, t, hidden, mask).sample, base)
 
 
+@pytest.mark.parametrize("changes", [{}, PREFIX, {**PREFIX, **DIT}], ids=str)
+def test_the_length_to_which_texts_are_padded_does_not_matter(changes):
+    model = toy(**changes)
+    x, t, text, mask = inputs()
+    alone = model(x[1:], t[1:], text[1:, :3]).sample
+    for padded in (5, 8, 11):
+        longer = torch.randn(2, padded, TOY["text_dim"])
+        longer[:, :5] = text
+        longer_mask = torch.zeros(2, padded, dtype=torch.bool)
+        longer_mask[:, :5] = mask
+        found = model(x, t, longer, longer_mask).sample
+        torch.testing.assert_close(found[1:], alone)
+
+
+def test_text_beyond_the_slots_is_not_read():
+    model = toy(text_prefix=4, cross_attention="none")
+    x, t, text, _ = inputs()
+    base = model(x, t, text, None).sample
+    for slot, read in ((3, True), (4, False)):
+        changed = text.clone()
+        changed[:, slot] += 1
+        assert torch.allclose(model(x, t, changed, None).sample, base) != read
+
+
+@pytest.mark.parametrize("registers", [1, 2, 5])
+def test_registers_stand_at_even_distances_behind_the_text(registers):
+    extras = SequenceExtras(4, 12, text_slots=3, registers=registers)
+    tokens = torch.arange(1.0, 14).view(1, 13, 1).expand(2, -1, 4)
+    beside = -torch.arange(1.0, 4 + registers).view(1, -1, 1).expand(2, -1, 4)
+    sequence = extras.join(tokens, beside)
+    values = sequence[0, :, 0].tolist()
+    assert values[:3] == [-1, -2, -3]
+    places = [place for place, value in enumerate(values[3:]) if value < 0]
+    gaps = [b - a - 1 for a, b in zip([-1, *places], [*places, 13 + registers], strict=True)]
+    assert max(gaps) - min(gaps) <= 1
+    assert [value for value in values if value > 0] == list(range(1, 14))
+    back, rest = extras.part(sequence)
+    assert torch.equal(back, tokens) and torch.equal(rest, beside)
+
+
+def test_more_registers_than_tokens():
+    model = toy(registers=30)
+    x, t, text, mask = inputs()
+    assert model(x, t, text, mask).sample.shape == x.shape
+
+
+def test_registers_take_part_in_the_mixing():
+    model = toy(registers=2)
+    args = inputs(frames=3)
+    base = model(*args).sample
+    with torch.no_grad():
+        model.extras.registers[0] += torch.linspace(-1, 1, TOY["dim"])
+    assert (model(*args).sample - base).abs().amin(dim=(0, 1, 3, 4)).gt(0).all()
+
+
+def test_the_tokens_of_every_scan_stay_in_their_places():
+    """With mixers that add nothing, a token is a function of its own place alone."""
+    plan = [{"mixer": "hydra", "image_scan": s, "video_scan": s} for s in ("V", "TH", "spiral")]
+    with_extras, without = toy(plan=plan, text_prefix=4, registers=3), toy(plan=plan)
+    with torch.no_grad():
+        for model in (with_extras, without):
+            for block in model.blocks:
+                block.mixer.out_proj.weight.zero_()
+    missing = with_extras.load_state_dict(without.state_dict(), strict=False).missing_keys
+    assert {name.split(".")[0] for name in missing} == {"extras"}
+    args = inputs(frames=3)
+    torch.testing.assert_close(with_extras(*args).sample, without(*args).sample)
+
+
+@pytest.mark.parametrize("changes", [{}, PREFIX, {**PREFIX, **DIT}, {"registers": 2}], ids=str)
 @pytest.mark.parametrize("frames", [1, 3])
-def test_text_read_once_gives_the_same(frames):
-    model = toy()
+def test_text_read_once_gives_the_same(frames, changes):
+    model = toy(**changes)
     x, t, text, mask = inputs(frames=frames)
     expected = model(x, t, text, mask).sample
     assert torch.equal(model(x, t, model.read_text(text), mask).sample, expected)
@@ -144,8 +243,9 @@ def test_a_predicted_sample_is_returned_as_its_velocity():
     torch.testing.assert_close(model(x, t, text, mask).sample, (x - x0) / sigma)
 
 
-def test_gradient_checkpointing_changes_nothing():
-    model = toy()
+@pytest.mark.parametrize("changes", [{}, {**PREFIX, "registers": 2}, BIMAMBA], ids=str)
+def test_gradient_checkpointing_changes_nothing(changes):
+    model = toy(**changes)
     args = inputs(frames=3)
     model(*args).sample.square().mean().backward()
     plain = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -212,6 +312,9 @@ def test_the_5b_preset_is_5b():
         (lambda: build("hth_6b"), "hth_6b"),
         (lambda: build("hth_tiny", widht=3), "widht"),
         (lambda: toy(conditioning="film"), "'film'"),
+        (lambda: toy(cross_attention="beside"), "'beside'; valid: before, after, none"),
+        (lambda: toy(cross_attention="none"), "leave the text out"),
+        (lambda: toy(registers=-1), "registers -1 is not a whole number >= 0"),
         (lambda: toy(dim="wide"), "dim 'wide'"),
         (lambda: toy(patch_size=(2, 2)), r"\(2, 2\)"),
         (lambda: toy(patch_size=(0, 2, 2)), "patch_size 0"),

@@ -15,6 +15,7 @@ from statefilm.models.vae import (
     load_vae,
     set_tiling,
 )
+from statefilm.models.video_vae import AutoencoderKLVideo, inflate
 
 
 def toy_magvit(**overrides):
@@ -170,3 +171,70 @@ def test_load_reads_any_autoencoder_kl_and_nothing_else(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-5])
     with pytest.raises(UsageError, match="truncated"):
         load_vae(tmp_path / "image")
+
+
+INFLATABLE = {
+    "attention": {"shift_factor": 0.25, "scaling_factor": 2.0},
+    "plain": {"mid_block_add_attention": False, "layers_per_block": 2},
+    "no_quant_conv": {"use_quant_conv": False, "use_post_quant_conv": False},
+}
+
+
+def image_vae(**fields):
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        **fields,
+    ).eval()
+    for parameter in vae.parameters():  # norms and biases start as ones and zeros
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return vae
+
+
+@pytest.mark.parametrize("fields", INFLATABLE.values(), ids=INFLATABLE)
+@torch.no_grad()
+def test_an_inflated_vae_treats_images_as_the_image_vae_does(fields):
+    before = image_vae(**fields)
+    after, frames = inflate(before), frames_of(5)
+    assert compression(after) == (2, 4)
+    wanted = encode_frames(before, frames)
+    assert wanted.std() > 0.01
+    torch.testing.assert_close(
+        encode_frames(after, frames[:, :, :1]), wanted[:, :, :1], atol=1e-5, rtol=0
+    )
+    # Every second frame of a clip, each shown twice but the first.
+    latents = encode_frames(after, frames)
+    torch.testing.assert_close(latents, wanted[:, :, ::2], atol=1e-5, rtol=0)
+    shown = decode_latents(before, latents)[:, :, [0, 1, 1, 2, 2]]
+    torch.testing.assert_close(decode_latents(after, latents), shown, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_an_inflated_vae_is_saved_and_loaded(tmp_path):
+    vae = inflate(image_vae(shift_factor=0.25))
+    vae.save_pretrained(tmp_path)
+    loaded = load_vae(tmp_path)
+    assert type(loaded) is AutoencoderKLVideo
+    torch.testing.assert_close(
+        encode_frames(loaded, frames_of(3)), encode_frames(vae, frames_of(3)), atol=0, rtol=0
+    )
+
+
+def test_image_vaes_that_would_come_out_otherwise_are_refused():
+    blocks = {"down_block_types": ("AttnDownEncoderBlock2D",) + ("DownEncoderBlock2D",) * 2}
+    wide = {
+        "block_out_channels": (4,) * 5,
+        "down_block_types": ("DownEncoderBlock2D",) * 5,
+        "up_block_types": ("UpDecoderBlock2D",) * 5,
+    }
+    small = {"block_out_channels": (4,) * 3, "norm_num_groups": 4}
+    common = {"up_block_types": ("UpDecoderBlock2D",) * 3, **small}
+    with pytest.raises(UsageError, match="AttnDownEncoderBlock2D cannot be inflated"):
+        inflate(AutoencoderKL(**common, **blocks))
+    with pytest.raises(UsageError, match="5 sizes cannot be inflated: valid are 2 to 4"):
+        inflate(AutoencoderKL(**wide, norm_num_groups=4))
+    with pytest.raises(UsageError, match="latents_mean"):
+        inflate(image_vae(latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4))

@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     Returns:
         [batch, heads, queries, head_dim].
     """
-    if q.device.type == "cpu" and k.shape[-2] <= FEW_KEYS:
+    if q.is_cpu and k.shape[-2] <= FEW_KEYS:
         return direct_attention(q, k, v, mask)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q.dtype)

@@ -11,6 +11,14 @@ from statefilm.mixers import build_mixer
 from statefilm.mixers.attention import attend
 from statefilm.mixers.qk_norm import QKNorm
 
+CROSS, MIXER, FEED_FORWARD = "cross_attention", "mixer", "feed_forward"
+# The sublayers of a block in their order, by where the cross-attention stands.
+SUBLAYERS = {
+    "before": (CROSS, MIXER, FEED_FORWARD),
+    "after": (MIXER, CROSS, FEED_FORWARD),
+    "none": (MIXER, FEED_FORWARD),
+}
+
 # Keys and values of a text in one block, each [B, heads, S, head_dim].
 KeysValues = tuple[Tensor, Tensor]
 
@@ -72,6 +80,7 @@ class HTHBlock(nn.Module):
         mixer: a name of `statefilm.mixers.MIXERS`, built with `mixer_options`.
         modulated: whether each sublayer takes shift, scale and gate from the timestep
             (AdaLN-single, arXiv 2310.00426).
+        cross_attention: where it stands, a name of `SUBLAYERS`.
     """
 
     def __init__(
@@ -83,55 +92,63 @@ class HTHBlock(nn.Module):
         mixer: str,
         mixer_options: dict[str, object],
         modulated: bool,
+        cross_attention: str = "before",
     ) -> None:
         super().__init__()
-        self.norm_cross = nn.LayerNorm(dim, eps=1e-6)
-        self.cross_attention = CrossAttention(dim, text_dim, head_dim)
+        self.sublayers = SUBLAYERS[cross_attention]
+        if CROSS in self.sublayers:
+            self.norm_cross = nn.LayerNorm(dim, eps=1e-6)
+            self.cross_attention = CrossAttention(dim, text_dim, head_dim)
         self.norm_mixer = nn.LayerNorm(dim, eps=1e-6)
         self.mixer = build_mixer(mixer, dim, **mixer_options)
         self.norm_ff = nn.LayerNorm(dim, eps=1e-6)
         self.feed_forward = FeedForward(dim, ff_dim)
         if modulated:
-            self.modulation = nn.Embedding(9, dim)
+            self.modulation = nn.Embedding(3 * len(self.sublayers), dim)
 
     def forward(
         self,
         hidden_states: Tensor,
-        text: Tensor | KeysValues,
+        text: Tensor | KeysValues | None,
         mask_BS: Tensor | None,
-        time_B9D: Tensor | None,
+        time_BMD: Tensor | None,
         positions_L3: Tensor | None,
     ) -> Tensor:
         """One block.
 
         Args:
             hidden_states: tokens [B, L, D] in the order of the block's scan.
-            text: states [B, S, D], or what `cross_attention.keys_values` made of them.
+            text: states [B, S, D], or what `cross_attention.keys_values` made of them; None for a
+                block without cross-attention.
             mask_BS: true where there is text; None reads all.
-            time_B9D: modulates the block when it was built so.
+            time_BMD: modulates the block when it was built so: M = 3 for each sublayer.
             positions_L3: (t, h, w) of each token, for mixers with rotary positions.
         """
         x = hidden_states
-        shift, scale, gate = self._modulation(time_B9D, x.dtype)
+        modulations = self._modulations(time_BMD, x.dtype)
+        for sublayer, (shift, scale, gate) in zip(self.sublayers, modulations, strict=True):
+            if sublayer == CROSS:
+                assert text is not None
+                h = _modulate(self.norm_cross(x), shift, scale)
+                h = self.cross_attention(h, text, mask_BS)
+            elif sublayer == MIXER:
+                h = _modulate(self.norm_mixer(x), shift, scale)
+                h = self.mixer(h, positions=positions_L3)
+            else:
+                h = _modulate(self.norm_ff(x), shift, scale)
+                h = self.feed_forward(h)
+            x = x + _gate(h, gate)
+        return x
 
-        h = _modulate(self.norm_cross(x), shift[0], scale[0])
-        x = x + _gate(self.cross_attention(h, text, mask_BS), gate[0])
-
-        h = _modulate(self.norm_mixer(x), shift[1], scale[1])
-        x = x + _gate(self.mixer(h, positions=positions_L3), gate[1])
-
-        h = _modulate(self.norm_ff(x), shift[2], scale[2])
-        return x + _gate(self.feed_forward(h), gate[2])
-
-    def _modulation(
-        self, time_B9D: Tensor | None, dtype: torch.dtype
-    ) -> tuple[list[Tensor | None], ...]:
-        """Shifts, scales and gates of the three sublayers, each [B, 1, D]."""
-        if time_B9D is None:
-            return ([None] * 3, [None] * 3, [None] * 3)
-        table = (self.modulation.weight.float() + time_B9D).to(dtype)
-        shift, scale, gate = table[:, :, None].unflatten(1, (3, 3)).unbind(1)
-        return list(shift.unbind(1)), list(scale.unbind(1)), list(gate.unbind(1))
+    def _modulations(
+        self, time_BMD: Tensor | None, dtype: torch.dtype
+    ) -> list[tuple[Tensor | None, Tensor | None, Tensor | None]]:
+        """Shift, scale and gate of each sublayer, each [B, 1, D]."""
+        if time_BMD is None:
+            return [(None, None, None)] * len(self.sublayers)
+        table = (self.modulation.weight.float() + time_BMD).to(dtype)
+        shift, scale, gate = table[:, :, None].unflatten(1, (3, -1)).unbind(1)
+        return list(zip(shift.unbind(1), scale.unbind(1), gate.unbind(1), strict=True))
 
 
 def _modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:

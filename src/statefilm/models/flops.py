@@ -13,6 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from statefilm.mixers import MIXERS
+from statefilm.models.blocks import CROSS as CROSS_ATTENTION
+from statefilm.models.blocks import SUBLAYERS
 from statefilm.ops.quasiseparable.core import forward_flops as quasiseparable_flops
 from statefilm.ops.selective_scan.core import forward_flops as scan_flops
 from statefilm.ops.ssd.chunked import forward_flops as ssd_flops
@@ -32,6 +34,7 @@ _LIVE = {
 # And for each head and pair of tokens, where the scores take a bias.
 _LIVE_PAIRS = 3.5
 CROSS, FEED_FORWARD, ENDS, CONDITION = "cross-attention", "feed-forward", "patches", "timestep"
+PREFIX = "text prefix"
 
 
 def token_grid(config: Mapping[str, Any], size: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -58,27 +61,28 @@ def forward_flops(
 
     Returns:
         Part to operations: each kind of mixer by its name, "cross-attention", "feed-forward",
-        "patches" (embedding and head) and "timestep".
+        "patches" (embedding and head), "timestep" and "text prefix", where there is one.
 
     Raises:
         ValueError: the patch does not divide the size.
     """
     grid = token_grid(config, size)
-    length, dim = math.prod(grid), config["dim"]
+    length, dim = _sequence_length(config, grid), config["dim"]
+    sublayers = SUBLAYERS[config["cross_attention"]]
     parts: Counter[str] = Counter()
     for block in config["plan"]:
         name = block["mixer"]
-        parts[name] += _MIXER_FLOPS[name](length, dim, _mixer_options(config, name))
-        parts[CROSS] += (
-            2
-            * dim
-            * (2 * length * dim + 2 * text_tokens * config["text_dim"] + 2 * length * text_tokens)
-        )
+        parts[name] += mixer_flops(name, length, dim, _given_options(config, name))
+        if CROSS_ATTENTION in sublayers:
+            read = length * dim + text_tokens * (config["text_dim"] + length)
+            parts[CROSS] += 4 * dim * read
         parts[FEED_FORWARD] += 4 * length * dim * (config["ff_dim"] or 4 * dim)
     parts[ENDS] += _patch_flops(config, grid, size)
     parts[CONDITION] += 2 * dim * (TIME_FEATURES + dim)
     if config["conditioning"] == "adaln_single":
-        parts[CONDITION] += 2 * dim * 9 * dim
+        parts[CONDITION] += 2 * dim * 3 * len(sublayers) * dim
+    if config["text_prefix"]:
+        parts[PREFIX] += 2 * text_tokens * config["text_dim"] * dim
     return dict(parts)
 
 
@@ -93,34 +97,53 @@ def activation_bytes(
         config, size: as for `forward_flops`.
         itemsize: bytes of a number in the compute dtype.
     """
-    tokens = math.prod(token_grid(config, size))
+    tokens = _sequence_length(config, token_grid(config, size))
     mixers = {block["mixer"] for block in config["plan"]}
-    in_block = max(round(_live(config, name, tokens)) for name in mixers)
+    in_block = max(
+        round(mixer_numbers(name, tokens, config["dim"], _given_options(config, name)))
+        for name in mixers
+    )
     if config["patch_embed"] != "conv":
         return itemsize * in_block
     maps = math.prod(size) * config["patch_width"]  # one at full resolution
     return itemsize * round(max(in_block + 2 * maps, 5.5 * maps))
 
 
-def _mixer_options(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _sequence_length(config: Mapping[str, Any], grid: tuple[int, int, int]) -> int:
+    """What the blocks mix: the tokens of the grid, slots of the text and registers."""
+    return math.prod(grid) + int(config["text_prefix"]) + int(config["registers"])
+
+
+def mixer_flops(name: str, length: int, dim: int, options: Mapping[str, Any]) -> int:
+    """Operations of a mixer of `MIXERS` for one sequence; arguments as of `mixer_numbers`."""
+    return _MIXER_FLOPS[name](length, dim, _all_options(name, options))
+
+
+def mixer_numbers(name: str, length: int, dim: int, options: Mapping[str, Any]) -> float:
+    """Numbers alive at the peak of a mixer of `MIXERS`, for one sequence, measured on a CPU.
+
+    Args:
+        length, dim: of the sequence.
+        options: of the mixer's constructor, over its defaults.
+    """
+    options = _all_options(name, options)
+    width = options["heads"] * options["head_dim"] if "heads" in options else dim
+    pairs = options["heads"] * length**2 if options.get("relative_bias") else 0
+    return _LIVE[name] * options.get("expand", 1) * width * length + _LIVE_PAIRS * pairs
+
+
+def _given_options(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return (config["mixer_options"] or {}).get(name, {})
+
+
+def _all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(MIXERS[name])
     defaults = {
         key: parameter.default
         for key, parameter in signature.parameters.items()
         if parameter.default is not parameter.empty
     }
-    return {**defaults, **(config["mixer_options"] or {}).get(name, {})}
-
-
-def _live(config: Mapping[str, Any], name: str, tokens: int) -> float:
-    """Numbers alive at the peak of a block with that mixer."""
-    options = _mixer_options(config, name)
-    if "heads" in options:
-        width = options["heads"] * options["head_dim"]
-    else:
-        width = options.get("expand", 1) * config["dim"]
-    pairs = options["heads"] * tokens**2 if options.get("relative_bias") else 0
-    return _LIVE[name] * width * tokens + _LIVE_PAIRS * pairs
+    return {**defaults, **options}
 
 
 def _hydra(length: int, dim: int, options: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ Legend: B batch, C channels, T, H, W frames and pixels (or tokens of the grid), 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from statefilm.errors import suggest
 from statefilm.mixers import MIXERS, output_layer
-from statefilm.models.blocks import CrossAttention, HTHBlock, KeysValues
+from statefilm.models.blocks import CROSS, SUBLAYERS, CrossAttention, HTHBlock, KeysValues
 from statefilm.models.embeddings import TimestepEmbedder, linear_float32, sinusoidal_positions
 from statefilm.models.patch import ConvPatch, PlainPatch, merge_time, split_time
 from statefilm.models.plan import Plan, check_plan, hybrid_plan
-from statefilm.scans import get_scan, resolve
+from statefilm.models.sequence import ReadText, SequenceExtras
+from statefilm.scans import Scan, get_scan, resolve
 
 MIN_SIGMA = 1e-3  # of the division that turns a predicted sample into a velocity
 
@@ -55,6 +57,9 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
         head_target: what the head predicts, "velocity" or "sample". Either way `forward` returns
             what the diffusion process asks for: a predicted sample x0 is returned as the velocity
             (x_t - x0) / sigma that it implies (arXiv 2511.13720).
+        cross_attention: to the text, "before" each mixer (as published), "after" it, or "none".
+        text_prefix: slots for the text before the tokens in every block's sequence; 0 is none.
+        registers: learnt tokens among those of every block's sequence, see `SequenceExtras`.
 
     Raises:
         ValueError: a field out of its range, or an unknown name; one line that says what is valid.
@@ -82,18 +87,26 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
         patch_embed: str = "plain",
         patch_width: int = 16,
         head_target: str = "velocity",
+        cross_attention: str = "before",
+        text_prefix: int = 0,
+        registers: int = 0,
     ) -> None:
         super().__init__()
         for field, value in (("dim", dim), ("in_channels", in_channels), ("text_dim", text_dim)):
-            _check_positive(field, value)
+            _check_count(field, value)
         if len(patch_size) != 3:
             raise ValueError(f"patch_size {patch_size!r} is not (frames, rows, columns)")
         for value in patch_size:
-            _check_positive("patch_size", value)
+            _check_count("patch_size", value)
         _check("conditioning", conditioning, ("add", "adaln_single"))
         _check("position", position, ("sinusoidal", "rope", "none"))
         _check("patch_embed", patch_embed, ("plain", "conv"))
         _check("head_target", head_target, ("velocity", "sample"))
+        _check("cross_attention", cross_attention, tuple(SUBLAYERS))
+        for field, value in (("text_prefix", text_prefix), ("registers", registers)):
+            _check_count(field, value, least=0)
+        if cross_attention == "none" and not text_prefix:
+            raise ValueError("cross_attention 'none' and text_prefix 0 leave the text out; use one")
         plan = hybrid_plan() if plan is None else check_plan(plan)
         self.register_to_config(plan=plan, patch_size=tuple(patch_size))
         for name in mixer_options or {}:
@@ -122,24 +135,30 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
                 block["mixer"],
                 options.get(block["mixer"], {}),
                 modulated,
+                cross_attention,
             )
             for block in plan
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6)
         self.token_out = nn.Linear(dim, patch_size[0] * self.patch.out_features)
         if modulated:
-            self.time_modulation = nn.Linear(dim, 9 * dim)
+            self.time_modulation = nn.Linear(dim, 3 * len(SUBLAYERS[cross_attention]) * dim)
+        self.extras: SequenceExtras | None = None
+        if text_prefix or registers:
+            self.extras = SequenceExtras(dim, text_dim, text_prefix, registers)
         self.gradient_checkpointing = False
         if self.token_in.weight.device.type != "meta":
             self._init_weights()
 
     def _init_weights(self) -> None:
         """Residual branches start small, modulation neutral, the output zero."""
-        residual = 1 / math.sqrt(3 * len(self.blocks))
+        sublayers = SUBLAYERS[self.config.cross_attention]
+        residual = 1 / math.sqrt(len(sublayers) * len(self.blocks))
         with torch.no_grad():
             for block in self.blocks:
-                for name in ("cross_attention.to_out", "feed_forward.linear_out"):
-                    block.get_parameter(f"{name}.weight").mul_(residual)
+                if CROSS in sublayers:
+                    block.get_parameter("cross_attention.to_out.weight").mul_(residual)
+                block.get_parameter("feed_forward.linear_out.weight").mul_(residual)
                 output_layer(block.get_submodule("mixer")).weight.mul_(residual)
                 if self.config.conditioning == "adaln_single":
                     block.get_parameter("modulation.weight").zero_()
@@ -170,20 +189,23 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
                 )
         super().enable_cache(config)
 
-    def read_text(self, encoder_hidden_states: Tensor) -> list[KeysValues]:
-        """Each block's keys and values of text states [B, S, text_dim], made once a generation.
+    def read_text(self, encoder_hidden_states: Tensor) -> ReadText:
+        """What the blocks read of text states [B, S, text_dim], made once a generation.
 
-        They depend on the text alone, so `forward` takes them in place of the states.
+        It depends on the text alone, so `forward` takes it in place of the states.
         """
-        text = self.text_norm(encoder_hidden_states.to(self.token_in.weight.dtype))
-        attentions = (block.get_submodule("cross_attention") for block in self.blocks)
-        return [cast(CrossAttention, one).keys_values(text) for one in attentions]
+        text = self._normed_text(encoder_hidden_states)
+        keys_values: list[KeysValues] = []
+        if self._has_cross_attention:
+            attentions = (block.get_submodule("cross_attention") for block in self.blocks)
+            keys_values = [cast(CrossAttention, one).keys_values(text) for one in attentions]
+        return ReadText(keys_values, self._prefix_states(text))
 
     def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor | list[KeysValues],
+        encoder_hidden_states: Tensor | ReadText,
         encoder_attention_mask: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -215,35 +237,37 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
         x = self.token_in(features.flatten(1, 3)).to(dtype)
         order = get_scan("thw", *grid, device=x.device)
 
-        # 2. Conditions: position, timestep, text.
+        # 2. Conditions: position, text and registers, timestep.
         if config.position == "sinusoidal":
             x = x + sinusoidal_positions(grid, config.dim, x.device).flatten(0, 2).to(dtype)
+        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
+        texts, states = self._texts(encoder_hidden_states)
+        if self.extras is not None:
+            x = self.extras.join(x, self.extras(batch, states, mask))
         time_BD = self.timestep_embedder(timestep)
-        time_B9D = None
+        time_BMD = None
         if config.conditioning == "adaln_single":
             with torch.autocast(x.device.type, enabled=False):
                 modulation = linear_float32(F.silu(time_BD), self.time_modulation)
-            time_B9D = modulation.unflatten(-1, (9, -1))
+            time_BMD = modulation.unflatten(-1, (-1, config.dim))
         else:
             x = x + time_BD[:, None].to(dtype)
-        texts: list[Tensor | KeysValues]
-        if isinstance(encoder_hidden_states, Tensor):
-            texts = [self.text_norm(encoder_hidden_states.to(dtype))] * len(self.blocks)
-        else:
-            texts = list(encoder_hidden_states)
-        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
         # 3. The blocks, each along its own scan; only a change of scan moves the tokens.
         name = "image_scan" if grid[0] == 1 else "video_scan"
         for block, entry, text in zip(self.blocks, config.plan, texts, strict=True):
             scan = get_scan(entry[name], *grid, device=x.device)
             if scan.name != order.name:
-                x, order = scan.apply(order.invert(x)), scan
+                x, order = self._reordered(x, order, scan), scan
             positions = scan.positions if config.position == "rope" else None
+            if positions is not None and self.extras is not None:
+                positions = self.extras.positions(positions)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, text, mask, time_B9D, positions)
+                x = self._gradient_checkpointing_func(block, x, text, mask, time_BMD, positions)
             else:
-                x = block(x, text, mask, time_B9D, positions)
+                x = block(x, text, mask, time_BMD, positions)
+        if self.extras is not None:
+            x, _ = self.extras.part(x)
 
         # 4. Tokens back to frames.
         features = self.token_out(self.norm_out(order.invert(x)))
@@ -254,6 +278,38 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
             sigma = (timestep.float() / 1000).clamp_min(MIN_SIGMA).view(-1, 1, 1, 1, 1)
             sample = ((hidden_states.float() - sample.float()) / sigma).to(hidden_states.dtype)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    @property
+    def _has_cross_attention(self) -> bool:
+        return bool(self.config.cross_attention != "none")
+
+    def _normed_text(self, states: Tensor) -> Tensor:
+        normed: Tensor = self.text_norm(states.to(self.token_in.weight.dtype))
+        return normed
+
+    def _prefix_states(self, text: Tensor) -> Tensor | None:
+        """Normed text at the width of the tokens, for a model that reads it in its sequence."""
+        if self.extras is None or not self.config.text_prefix:
+            return None
+        states: Tensor = self.extras.text_in(text).to(self.token_in.weight.dtype)
+        return states
+
+    def _texts(
+        self, given: Tensor | ReadText
+    ) -> tuple[Sequence[Tensor | KeysValues | None], Tensor | None]:
+        """What each block's cross-attention reads, and the states for the text's slots."""
+        depth = len(self.blocks)
+        if not isinstance(given, Tensor):
+            return given.keys_values or [None] * depth, given.states
+        text = self._normed_text(given)
+        return [text if self._has_cross_attention else None] * depth, self._prefix_states(text)
+
+    def _reordered(self, x: Tensor, order: Scan, scan: Scan) -> Tensor:
+        """A sequence in the order of one scan, its tokens brought into the order of another."""
+        if self.extras is None:
+            return scan.apply(order.invert(x))
+        tokens, extras = self.extras.part(x)
+        return self.extras.join(scan.apply(order.invert(tokens)), extras)
 
     def _check_sizes(self, hidden_states: Tensor) -> None:
         if hidden_states.dim() != 5 or hidden_states.shape[1] != self.config.in_channels:
@@ -269,9 +325,9 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
             raise ValueError(f"size {height}x{width} is not divisible by the patch {h}x{w}")
 
 
-def _check_positive(field: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{field} {value!r} is not a whole number >= 1")
+def _check_count(field: str, value: int, least: int = 1) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{field} {value!r} is not a whole number >= {least}")
 
 
 def _check(field: str, value: str, valid: tuple[str, ...]) -> None:

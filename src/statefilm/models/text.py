@@ -161,23 +161,25 @@ def encode_prompts(
     prompts: Sequence[str],
     max_length: int,
     device: torch.device | str | None = None,
+    *,
+    warn: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The encoder's last states, one a token; the empty prompt is the unconditional one.
 
     Differentiable with respect to the encoder; callers that only sample wrap it in `no_grad`.
 
     Args:
-        prompts: B texts. One of more than `max_length` tokens is cut, with a warning saying what
-            was lost.
+        prompts: B texts. One of more than `max_length` tokens is cut.
         max_length: tokens kept of each prompt, the end token included.
         device: where the encoder runs; its own device when None.
+        warn: of what was lost where a prompt is cut.
 
     Returns:
         states [B, S, D], zero at padding, and mask [B, S], True at tokens, where S is the longest
         prompt rounded up to a multiple of 8 (few shapes, little padding).
     """
     device = torch.device(device) if device is not None else text_encoder.device
-    rows = [_token_ids(tokenizer, prompt, max_length) for prompt in prompts]
+    rows = [_token_ids(tokenizer, prompt, max_length, warn) for prompt in prompts]
     length = -(-max(map(len, rows), default=1) // 8) * 8
     padded = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]
     ids = torch.tensor(padded, device=device)
@@ -197,11 +199,14 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length: int) -> list[int]:
+def _token_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, max_length: int, warn: bool
+) -> list[int]:
     """Token ids with the end token, cut to `max_length`."""
     ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
     if len(ids) <= max_length:
         return ids
-    cut = tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True)
-    logger.warning("prompt longer than %d tokens; the model does not see: %r", max_length, cut)
+    if warn:
+        cut = tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True)
+        logger.warning("prompt longer than %d tokens; the model does not see: %r", max_length, cut)
     return [*ids[: max_length - 1], tokenizer.eos_token_id]

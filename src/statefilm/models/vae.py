@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderKLMagvit, ModelMixin
 
 from statefilm.errors import UsageError, check_stepped, suggest
+from statefilm.models.video_vae import AutoencoderKLVideo, block_types
 from statefilm.models.weights import check_weights
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "compression",
     "decode_latents",
     "encode_frames",
+    "encode_posterior",
+    "find_vae_class",
     "latent_shape",
     "load_vae",
     "set_tiling",
@@ -30,11 +33,14 @@ __all__ = [
 VAE_PRESETS: dict[str, dict[str, Any]] = {
     # 8 x 8 in space, 4 in time, 16 channels.
     "magvit": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
-    # 4 x 4 in space, 2 in time. Widths stay multiples of 32: of the norm's groups, and because
-    # bfloat16 1x1x1 convolutions of other widths can crash in the backward pass on a CPU.
+    # 4 x 4 in space, 2 in time, 8 channels. Widths stay multiples of 32 because bfloat16 1x1x1
+    # convolutions of other widths can crash in the backward pass on a CPU. The norm's groups are
+    # wide: a group of one or two channels would take the colour out of a plain surface.
     "world_vae": {
-        "block_out_channels": (32, 64, 64),
+        "block_out_channels": (32, 32, 64),
         "layers_per_block": 1,
+        "latent_channels": 8,
+        "norm_num_groups": 4,
         "scaling_factor": 1.0,
     },
 }
@@ -59,14 +65,7 @@ def build_vae(preset: str, **overrides: Any) -> AutoencoderKLMagvit:
         if field not in known:
             raise suggest(field, known, "VAE field")
     fields = {**VAE_PRESETS[preset], **overrides}
-    deeper = len(fields["block_out_channels"]) - 1
-    return AutoencoderKLMagvit(
-        **{
-            "down_block_types": ("SpatialDownBlock3D",) + ("SpatialTemporalDownBlock3D",) * deeper,
-            "up_block_types": ("SpatialUpBlock3D",) + ("SpatialTemporalUpBlock3D",) * deeper,
-            **fields,
-        }
-    )
+    return AutoencoderKLMagvit(**{**block_types(len(fields["block_out_channels"])), **fields})
 
 
 def load_vae(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> ModelMixin:
@@ -85,7 +84,7 @@ def load_vae(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Model
     except ValueError as error:
         raise UsageError(f"{config_file}: damaged JSON ({error})") from None
     name = str(config.get("_class_name")) if isinstance(config, dict) else ""
-    vae_class = getattr(diffusers, name, None) if name.startswith("AutoencoderKL") else None
+    vae_class = find_vae_class(name)
     if vae_class is None:
         raise UsageError(f"{config_file} names class {name!r}, expected an AutoencoderKL*")
     check_weights(Path(folder))
@@ -93,6 +92,13 @@ def load_vae(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Model
         folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
     )
     return vae.eval()
+
+
+def find_vae_class(name: str) -> type[ModelMixin] | None:
+    """The class that a VAE's config names: ours or an `AutoencoderKL*` of diffusers; else None."""
+    if name == AutoencoderKLVideo.__name__:
+        return AutoencoderKLVideo
+    return getattr(diffusers, name, None) if name.startswith("AutoencoderKL") else None
 
 
 def compression(vae: ModelMixin | None) -> tuple[int, int]:
@@ -140,16 +146,32 @@ def encode_frames(vae: ModelMixin | None, frames: torch.Tensor) -> torch.Tensor:
     Returns:
         latents [B, C, t, h, w] in the dtype of `frames`; the frames themselves without a VAE.
     """
+    return encode_posterior(vae, frames)[0].to(frames.dtype)
+
+
+def encode_posterior(
+    vae: ModelMixin | None, frames: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Mean, which is the mode, and log variance of the normalised latents' posterior.
+
+    Args:
+        frames: [B, 3, T, H, W] in [-1, 1], T = 1 + k * t.
+
+    Returns:
+        two tensors float32 [B, C, t, h, w]; the frames and None without a VAE.
+    """
     if vae is None:
-        return frames
+        return frames.float(), None
     latent_shape(vae, *frames.shape[2:])
     inputs = frames.to(vae.dtype)
     if isinstance(vae, AutoencoderKL):  # two-dimensional: every frame is an image
-        latents = _unfold(vae.encode(_fold(inputs)).latent_dist.mode(), frames.shape[0])
+        code = vae.encode(_fold(inputs)).latent_dist
+        mean, logvar = (_unfold(part, len(frames)) for part in (code.mean, code.logvar))
     else:
-        latents = vae.encode(inputs).latent_dist.mode()
-    shift, scale = _normalisation(vae, latents.device)
-    return ((latents.float() - shift) * scale).to(frames.dtype)
+        code = vae.encode(inputs).latent_dist
+        mean, logvar = code.mean, code.logvar
+    shift, scale = _normalisation(vae, mean.device)
+    return (mean.float() - shift) * scale, logvar.float() + 2 * torch.as_tensor(scale).abs().log()
 
 
 def decode_latents(vae: ModelMixin | None, latents: torch.Tensor) -> torch.Tensor:

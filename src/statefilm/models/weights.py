@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from statefilm.errors import UsageError
 
-__all__ = ["check_complete", "check_weights", "read_tensors", "weight_files"]
+__all__ = ["check_complete", "check_weights", "misfit", "read_tensors", "weight_files"]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -67,6 +67,25 @@ def check_complete(module: nn.Module, folder: Path) -> None:
             f"{folder}: weights do not fit the config, {len(missing)} tensors are missing "
             f"(first {missing[0]!r})"
         )
+
+
+def misfit(module: nn.Module, folder: Path) -> str | None:
+    """The first tensor in which a folder's files differ from a module, in words; None if in none.
+
+    Args:
+        module: on any device, also meta: names and shapes of its state dict are compared.
+    """
+    stored: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                stored[name] = tuple(file.get_slice(name).get_shape())
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in [*expected, *stored]:
+        if stored.get(name) != expected.get(name):
+            found, wanted = stored.get(name, "missing"), expected.get(name, "none")
+            return f"{name!r} is {found}, expected {wanted}"
+    return None
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -168,9 +168,9 @@ def _remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _differentiate(ctx, dy: Tensor, d_final: Tensor):  # type: ignore[no-untyped-def]
-    initial = ctx.saved_tensors[5]
-    gradients = _core_backward(dy, d_final, *ctx.saved_tensors)
-    return (*gradients, None) if initial is None else tuple(gradients)
+    inputs = ctx.saved_tensors  # once: under checkpointing a second read finds nothing
+    gradients = _core_backward(dy, d_final, *inputs)
+    return (*gradients, None) if inputs[5] is None else tuple(gradients)
 
 
 _core.register_autograd(_differentiate, setup_context=_remember)
