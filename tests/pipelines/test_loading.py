@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from statefilm import HTHPipeline, load_pipeline
+from statefilm import HTHPipeline, TemporalSSMUNet, VideoDiffusionPipeline, load_pipeline
 from statefilm.errors import UsageError
 from statefilm.pipelines import loading
 from statefilm.pipelines.checkpoint import model_hash
 from statefilm.pipelines.sampling import seed_generators
+from statefilm.pipelines.video_diffusion import ddpm_scheduler
 
 from .conftest import make_pipeline
 
@@ -144,6 +145,38 @@ def test_a_damaged_index_is_refused(folder, damage):
         fields = json.loads(index.read_text()) | {"transformer": ["os", "PathLike"]}
         index.write_text(json.dumps(fields))
     refuses(folder, "model_index.json|cannot be loaded")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "model_index.json names no _class_name: HTHPipeline or VideoDiffusionPipeline"),
+        ("HTHPipelin", "unknown pipeline class in .*'HTHPipelin': did you mean 'HTHPipeline'"),
+        (["os"], "unknown pipeline class"),
+    ],
+)
+def test_a_folder_of_no_known_class_is_refused(folder, name, message):
+    fields = json.loads((folder / "model_index.json").read_text()) | {"_class_name": name}
+    (folder / "model_index.json").write_text(json.dumps(fields))
+    refuses(folder, message)
+
+
+def test_a_folder_is_loaded_as_the_class_that_it_names(folder, tmp_path):
+    unet = TemporalSSMUNet(dim=8, multipliers=(1,), groups=4, spatial_heads=1, num_classes=2)
+    saved = VideoDiffusionPipeline(unet, ddpm_scheduler(4), class_names=["a", "b"])
+    saved.save_pretrained(tmp_path / "unet")
+    pipe = load_pipeline(tmp_path / "unet", "bfloat16", "cpu", kind=VideoDiffusionPipeline)
+    assert type(pipe) is VideoDiffusionPipeline
+    assert pipe.denoiser is pipe.unet and pipe.denoiser.dtype == torch.bfloat16
+    assert (pipe.kinds, pipe.takes_windows) == (("video",), True)
+    assert (pipe.reads_text, pipe.num_classes) == (False, 2)
+    assert pipe.config.class_names == ["a", "b"]
+    other = load_pipeline(folder, device="cpu")
+    assert type(other) is HTHPipeline and other.denoiser is other.transformer
+    assert (other.kinds, other.takes_windows) == (("image", "video"), False)
+    assert (other.reads_text, other.num_classes) == (True, None)
+    with pytest.raises(UsageError, match="unet is a VideoDiffusionPipeline: a HTHPipeline is need"):
+        load_pipeline(tmp_path / "unet", kind=HTHPipeline)
 
 
 def test_models_are_found_by_name_folder_and_run(pipe, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """VideoDiffusionPipeline at toy size: ancestral sampling, long clips, given frames, bad input."""
 
 import json
+from io import StringIO
 from itertools import pairwise
 
 import numpy as np
@@ -23,7 +24,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 quiet_numpy = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def make_pipeline(kind="class", scheduler=None, mixer="hydra", **fields):
+def make_pipeline(kind="class", scheduler=None, mixer="hydra", class_names=None, **fields):
     """A model without conditions ("none"), of classes ("class") or that reads text ("text")."""
     torch.manual_seed(0)
     conditions = {"class": {"num_classes": CLASSES}, "text": {"text_dim": TEXT_DIM}, "none": {}}
@@ -45,6 +46,7 @@ def make_pipeline(kind="class", scheduler=None, mixer="hydra", **fields):
         default_height=4,
         default_width=6,
         default_num_frames=3,
+        class_names=class_names,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -354,7 +356,8 @@ FRAME = torch.rand(1, 3, 4, 6)
         ({"window": 2, "overlap": 2}, "overlap 2 is not a whole number from 0 to 1"),
         ({"class_labels": 4}, "class label 4: valid are 0 to 2, and 3 for no class"),
         ({"class_labels": [0, -1]}, "class label -1"),
-        ({"class_labels": "maze"}, "class label 'm'"),
+        ({"class_labels": "maze"}, "class label 'maze': valid are 0 to 2"),
+        ({"class_labels": True}, "class label True"),
         ({"class_labels": []}, "class_labels is empty"),
         ({"prompt": "two balls"}, "this model reads no text"),
         ({"negative_prompt": "two balls"}, "this model reads no text"),
@@ -375,6 +378,35 @@ def test_bad_values_are_named_with_what_is_valid(pipe, options, message):
     with pytest.raises(UsageError, match=message) as error:
         sample(pipe, **options)
     assert "\n" not in str(error.value)
+
+
+def test_labels_by_name(pipe):
+    named = make_pipeline(class_names=["two balls", "a maze", "0"])
+    assert torch.equal(sample(named, class_labels="a maze"), sample(pipe, class_labels=1))
+    both = sample(named, count=2, class_labels=["0", "1"])
+    assert torch.equal(both, sample(pipe, count=2, class_labels=[2, 1]))
+    with pytest.raises(UsageError, match="unknown class label 'maze': did you mean 'a maze'"):
+        sample(named, class_labels="maze")
+    for names, message in ((["a"], "1 class_names for 3"), (["a", "b", "a"], "'a' is there twice")):
+        with pytest.raises(UsageError, match=message):
+            make_pipeline(class_names=names)
+    with pytest.raises(UsageError, match="1 class_names for 0 classes"):
+        make_pipeline("none", class_names=["a"])
+
+
+def test_progress_counts_windows_and_steps():
+    pipe, shown = make_pipeline("none"), StringIO()
+    pipe.set_progress_bar_config(file=shown)
+    sample(pipe, num_frames=5, window=3, overlap=1)
+    assert "8/8" in shown.getvalue()
+
+
+def test_compiled_blocks_make_the_same_clip(pipe):
+    torch._dynamo.reset()
+    compiled = make_pipeline()
+    compiled.denoiser.compile_repeated_blocks(backend="eager")
+    close(sample(compiled, class_labels=1), sample(pipe, class_labels=1))
+    torch._dynamo.reset()
 
 
 def test_a_model_without_classes_says_so():

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from statefilm.pipelines.base import LocalPipeline
     from statefilm.pipelines.hth import HTHPipeline, HTHPipelineOutput
     from statefilm.pipelines.loading import bundled_models, load_pipeline, resolve_model
     from statefilm.pipelines.sampling import SAMPLERS, seed_generators
@@ -17,6 +18,7 @@ __all__ = [
     "SAMPLERS",
     "HTHPipeline",
     "HTHPipelineOutput",
+    "LocalPipeline",
     "VideoDiffusionPipeline",
     "VideoDiffusionPipelineOutput",
     "bundled_models",
@@ -30,6 +32,7 @@ __all__ = [
 _HOMES = {
     "HTHPipeline": "hth",
     "HTHPipelineOutput": "hth",
+    "LocalPipeline": "base",
     "SAMPLERS": "sampling",
     "VideoDiffusionPipeline": "video_diffusion",
     "VideoDiffusionPipelineOutput": "video_diffusion",

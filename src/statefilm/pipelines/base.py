@@ -6,12 +6,12 @@ import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import nn
 
 from statefilm.errors import UsageError
@@ -37,8 +37,34 @@ Frames = list[PIL.Image.Image] | list[list[PIL.Image.Image]] | np.ndarray | torc
 class LocalPipeline(DiffusionPipeline):
     """A pipeline that loads from and saves to local folders; with a `tokenizer` and `text_encoder`.
 
-    Both may be None. What a prompt's length may be is `config.max_text_length`.
+    Both may be None. What a prompt's length may be is `config.max_text_length`. What suits the
+    model is in `config.default_...`; each class also has `size_steps`, `default_shift`,
+    `check_inputs`, `decode` and `activation_bytes`, which the command line asks.
+
+    Attributes:
+        denoiser_name: the component that denoises.
+        kinds: what calls make: "image", "video".
+        takes_windows: whether calls take `window` and `overlap`, and first `frames` to go on from.
     """
+
+    denoiser_name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    takes_windows: ClassVar[bool]
+
+    @property
+    def denoiser(self) -> ModelMixin:
+        """The model that denoises."""
+        return getattr(self, self.denoiser_name)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether calls take prompts."""
+        return self.denoiser.config.text_dim is not None
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many class labels calls take; None of a model without classes."""
+        return self.denoiser.config.get("num_classes")
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -59,6 +85,8 @@ class LocalPipeline(DiffusionPipeline):
         check_folder(folder)
         kwargs |= {"use_safetensors": True, "local_files_only": True}
         try:
+            if cls.denoiser_name not in kwargs:
+                cls._check_denoiser(Path(folder) / cls.denoiser_name)
             pipe = super().from_pretrained(folder, **kwargs)
         except (ValueError, RuntimeError, OSError, TypeError, AttributeError, KeyError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -67,6 +95,10 @@ class LocalPipeline(DiffusionPipeline):
             if isinstance(component, nn.Module) and name not in kwargs:
                 check_complete(component.eval(), Path(folder) / name)
         return pipe
+
+    @classmethod
+    def _check_denoiser(cls, folder: Path) -> None:
+        """Refuse weights of another denoiser than that of the config, where a class can tell."""
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Write the folder that `from_pretrained` reads."""

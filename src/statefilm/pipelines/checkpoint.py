@@ -7,11 +7,12 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from statefilm.errors import UsageError
 from statefilm.models.weights import check_weights, weight_files
 
-__all__ = ["check_folder", "model_hash"]
+__all__ = ["check_folder", "model_hash", "read_index"]
 
 # Formats that can run code when they are read.
 UNSAFE_SUFFIXES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py"}
@@ -27,20 +28,32 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         UsageError: no `model_index.json`, pickles or code in the folder, or damaged weights.
     """
     folder = Path(folder)
+    read_index(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in UNSAFE_SUFFIXES:
+            raise UsageError(f"{path}: only safetensors weights are loaded, never pickles or code")
+    check_weights(folder)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json` of a pipeline folder: its class, its components and its defaults.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        UsageError: the file is missing or damaged.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"model folder not found: {folder}")
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise UsageError(f"{folder} is not a model folder: it has no model_index.json")
     try:
-        if not isinstance(json.loads(index_file.read_text("utf-8")), dict):
+        index = json.loads(index_file.read_text("utf-8"))
+        if not isinstance(index, dict):
             raise ValueError("not an object")
     except ValueError as error:
         raise UsageError(f"{index_file}: damaged JSON ({error})") from None
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in UNSAFE_SUFFIXES:
-            raise UsageError(f"{path}: only safetensors weights are loaded, never pickles or code")
-    check_weights(folder)
+    return index
 
 
 def model_hash(folder: str | os.PathLike[str]) -> str:

@@ -15,6 +15,7 @@ from statefilm.pipelines.sampling import FLOW, prediction_type
 
 __all__ = [
     "Window",
+    "check_first_frames",
     "check_windows",
     "first_frames",
     "frame_windows",
@@ -141,33 +142,38 @@ def read_frames(frames: Any, channels: int) -> torch.Tensor:
     return (2 * clips - 1).transpose(1, 2)
 
 
-def first_frames(given: torch.Tensor | None, noise: torch.Tensor, num_videos: int) -> torch.Tensor:
-    """Given frames [N, C, K, H, W] as one row for each clip of the noise [B, C, T, H, W].
+def check_first_frames(
+    given: torch.Tensor, prompts: int, num_frames: int, height: int, width: int
+) -> None:
+    """Raise `UsageError` unless frames [N, C, K, H, W] can begin clips of that size.
 
     Args:
-        given: of one clip for all, or of as many as there are prompts; None is K = 0.
-        num_videos: clips of each prompt, which share its given frames.
-
-    Raises:
-        UsageError: another size than the noise, not fewer frames, or another number of clips.
+        given: of one clip for all prompts, or of one for each.
+        prompts: how many there are, or labels.
+        num_frames: of the clips that are made, the given frames among them.
     """
-    if given is None:
-        return noise[:, :, :0]
-    batch, _, num_frames, *size = noise.shape
-    if list(given.shape[3:]) != size:
+    if tuple(given.shape[3:]) != (height, width):
         found = "x".join(map(str, given.shape[3:]))
-        raise UsageError(f"frames are {found}, the clip is {size[0]}x{size[1]}: give one size")
+        raise UsageError(f"frames are {found}, the clip is {height}x{width}: give one size")
     if given.shape[2] >= num_frames:
         raise UsageError(
             f"{given.shape[2]} given frames leave nothing to make of num_frames {num_frames}: give "
             "fewer, or more num_frames"
         )
-    if len(given) not in (1, batch // num_videos):
+    if len(given) not in (1, prompts):
         raise UsageError(
-            f"{len(given)} clips of frames for {batch // num_videos} prompts or labels: give one, "
-            "or one each"
+            f"{len(given)} clips of frames for {prompts} prompts or labels: give one, or one each"
         )
-    return given.to(noise).repeat_interleave(batch // len(given), dim=0)
+
+
+def first_frames(given: torch.Tensor | None, noise: torch.Tensor) -> torch.Tensor:
+    """Given frames [N, C, K, H, W] as one row for each clip of the noise [B, C, T, H, W].
+
+    Clip by clip if there are as many, else each for a run of clips; None is K = 0.
+    """
+    if given is None:
+        return noise[:, :, :0]
+    return given.to(noise).repeat_interleave(len(noise) // len(given), dim=0)
 
 
 def _stack_images(frames: Sequence[Any], mode: str) -> torch.Tensor:

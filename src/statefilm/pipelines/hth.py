@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ModelMixin, SchedulerMixin
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer
-from statefilm.models.blocks import KeysValues
+from statefilm.models.flops import activation_bytes
+from statefilm.models.sequence import ReadText
 from statefilm.models.vae import compression, decode_latents, latent_shape, set_tiling
 from statefilm.pipelines.base import (
     OUTPUT_TYPES,
@@ -68,6 +69,9 @@ class HTHPipeline(LocalPipeline):
         max_text_length: tokens of a prompt that the model sees.
     """
 
+    denoiser_name: ClassVar[str] = "transformer"
+    kinds: ClassVar[tuple[str, ...]] = ("image", "video")
+    takes_windows: ClassVar[bool] = False
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ["text_encoder", "tokenizer", "vae"]
     _callback_tensor_inputs = list(CALLBACK_TENSORS)
@@ -119,6 +123,12 @@ class HTHPipeline(LocalPipeline):
         own: float | None = self.config.default_video_shift if num_frames > 1 else None
         return own_shift(self.scheduler) if own is None else own
 
+    def activation_bytes(self, num_frames: int, height: int, width: int) -> int:
+        """Memory at the peak of one forward of one sample, beside the weights."""
+        _, *latents = latent_shape(self.vae, num_frames, height, width)
+        size = (latents[0], latents[1], latents[2])
+        return activation_bytes(self.transformer.config, size, self.transformer.dtype.itemsize)
+
     def check_inputs(
         self,
         prompt: str | Sequence[str] | None,
@@ -128,7 +138,7 @@ class HTHPipeline(LocalPipeline):
         num_frames: int,
         num_inference_steps: int,
         guidance_scale: float,
-        num_images_per_prompt: int,
+        num_images_per_prompt: int = 1,
         output_type: str = "pil",
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
@@ -291,7 +301,7 @@ class HTHPipeline(LocalPipeline):
         tensors: dict[str, torch.Tensor],
         mask: torch.Tensor,
         negative_mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor | list[KeysValues], torch.Tensor]:
+    ) -> tuple[torch.Tensor | ReadText, torch.Tensor]:
         """What the denoiser reads at every step, with its mask; negative prompts come first."""
         states = tensors["prompt_embeds"]
         if negative_mask is not None:
@@ -304,7 +314,7 @@ class HTHPipeline(LocalPipeline):
     def _predict(
         self,
         latents: torch.Tensor,
-        text: torch.Tensor | list[KeysValues],
+        text: torch.Tensor | ReadText,
         mask: torch.Tensor,
         time: torch.Tensor,
         scale: float,

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from statefilm.errors import UsageError, suggest
+from statefilm.pipelines.base import LocalPipeline
+from statefilm.pipelines.checkpoint import read_index
 from statefilm.pipelines.hth import HTHPipeline
+from statefilm.pipelines.video_diffusion import VideoDiffusionPipeline
 
 __all__ = ["bundled_models", "load_pipeline", "pick_device", "pick_dtype", "resolve_model"]
 
+AnyPipeline = TypeVar("AnyPipeline", bound=LocalPipeline)
+
+PIPELINES: dict[str, type[LocalPipeline]] = {
+    kind.__name__: kind for kind in (HTHPipeline, VideoDiffusionPipeline)
+}
 BUNDLED = Path(__file__).parents[1] / "bundled"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -72,28 +81,68 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def pipeline_class(folder: Path) -> type[LocalPipeline]:
+    """The class that a pipeline folder's `model_index.json` names.
+
+    Raises:
+        FileNotFoundError, UsageError: no such file, a damaged one, or none of `PIPELINES` in it.
+    """
+    name = read_index(folder).get("_class_name")
+    if name is None:
+        valid = " or ".join(PIPELINES)
+        raise UsageError(f"{folder / 'model_index.json'} names no _class_name: {valid} is valid")
+    if str(name) not in PIPELINES:
+        raise suggest(str(name), PIPELINES, f"pipeline class in {folder / 'model_index.json'}")
+    return PIPELINES[str(name)]
+
+
+@overload
+def load_pipeline(
+    name_or_folder: str | os.PathLike[str],
+    dtype: str | torch.dtype = ...,
+    device: str | torch.device = ...,
+) -> LocalPipeline: ...
+
+
+@overload
+def load_pipeline(
+    name_or_folder: str | os.PathLike[str],
+    dtype: str | torch.dtype = ...,
+    device: str | torch.device = ...,
+    *,
+    kind: type[AnyPipeline],
+) -> AnyPipeline: ...
+
+
 def load_pipeline(
     name_or_folder: str | os.PathLike[str],
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
-) -> HTHPipeline:
-    """A pipeline ready to call.
+    *,
+    kind: type[LocalPipeline] = LocalPipeline,
+) -> LocalPipeline:
+    """A pipeline ready to call, of the class that its folder names.
 
     Args:
         name_or_folder: a bundled model's name, or a local folder.
         dtype: "auto", "float32", "bfloat16", "float16" or a torch dtype. In float16 the VAE stays
             in float32, where its activations do not overflow.
         device: "auto" or a torch device.
+        kind: what the caller can use.
 
     Raises:
-        FileNotFoundError, UsageError: see `resolve_model` and `HTHPipeline.from_pretrained`.
+        FileNotFoundError, UsageError: see `resolve_model`, `pipeline_class` and
+            `LocalPipeline.from_pretrained`; or the folder holds another kind.
     """
     folder = resolve_model(name_or_folder)
+    found = pipeline_class(folder)
+    if not issubclass(found, kind):
+        raise UsageError(f"{folder} is a {found.__name__}: a {kind.__name__} is needed here")
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype
     with _quiet_loading():
-        pipe = HTHPipeline.from_pretrained(folder, dtype={"default": dtype, "vae": vae_dtype})
+        pipe = found.from_pretrained(folder, dtype={"default": dtype, "vae": vae_dtype})
     return pipe.to(device)
 
 

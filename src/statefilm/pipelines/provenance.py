@@ -55,20 +55,22 @@ def as_args(meta: Mapping[str, Any]) -> list[str]:
         UsageError: a field is missing.
     """
     try:
-        is_video = meta["num_frames"] > 1
+        is_video = meta.get("fps") is not None
         args = ["statefilm", "video" if is_video else "image"]
         starts_with_dash = meta["prompt"].startswith("-")
-        args += [] if starts_with_dash else [meta["prompt"]]
+        args += [] if starts_with_dash or not meta["prompt"] else [meta["prompt"]]
         args += ["--model", meta["model"], "--seed", meta["seed"], "--steps", meta["steps"]]
         args += ["--guidance-scale", meta["guidance_scale"], "--sampler", meta["sampler"]]
         args += ["--shift", meta["shift"]] if meta.get("shift") is not None else []
         args += ["--height", meta["height"], "--width", meta["width"]]
         if is_video:
             args += ["--num-frames", meta["num_frames"], "--fps", meta["fps"]]
+        for name in ("window", "overlap"):
+            args += [f"--{name}", meta[name]] if name in meta else []
         args += ["--dtype", meta["dtype"], "--device", meta["device"]]
-        if meta["negative_prompt"]:
-            # One word with "=", so that a text that starts with a dash stays a value.
-            args += [f"--negative-prompt={meta['negative_prompt']}"]
+        # One word with "=", so that a text that starts with a dash stays a value.
+        for name in ("negative_prompt", "label", "first_frames"):
+            args += [f"--{name.replace('_', '-')}={meta[name]}"] if meta.get(name) else []
         args += ["--", meta["prompt"]] if starts_with_dash else []
         return [str(arg) for arg in args]
     except (AttributeError, KeyError, TypeError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import TemporalSSMUNet
+from statefilm.models.unet.cost import activation_bytes
+from statefilm.models.weights import misfit
 from statefilm.pipelines.base import (
     OUTPUT_TYPES,
     Frames,
@@ -24,6 +27,7 @@ from statefilm.pipelines.base import (
 )
 from statefilm.pipelines.clips import (
     Window,
+    check_first_frames,
     check_windows,
     first_frames,
     frame_windows,
@@ -31,6 +35,7 @@ from statefilm.pipelines.clips import (
     read_frames,
 )
 from statefilm.pipelines.inputs import batch_size, check_choice, check_guidance_scale
+from statefilm.pipelines.labels import Labels, check_class_names, read_labels
 from statefilm.pipelines.sampling import (
     draw_noise,
     make_scheduler,
@@ -43,7 +48,6 @@ __all__ = ["VideoDiffusionPipeline", "VideoDiffusionPipelineOutput", "ddpm_sched
 
 CALLBACK_TENSORS = ("latents", "denoised")
 
-Labels = int | Sequence[int] | torch.Tensor | None
 # A prompt, or its states and their mask.
 Text = tuple[str | Sequence[str] | None, torch.Tensor | None, torch.Tensor | None]
 
@@ -88,8 +92,12 @@ class VideoDiffusionPipeline(LocalPipeline):
             default_fps: what suits this model; saved with it. `default_steps` None is as many as
             the scheduler was trained with.
         max_text_length: tokens of a prompt that the model sees.
+        class_names: of the labels, in order; calls then take them too.
     """
 
+    denoiser_name: ClassVar[str] = "unet"
+    kinds: ClassVar[tuple[str, ...]] = ("video",)
+    takes_windows: ClassVar[bool] = True
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["text_encoder", "tokenizer"]
     _callback_tensor_inputs = list(CALLBACK_TENSORS)
@@ -107,8 +115,10 @@ class VideoDiffusionPipeline(LocalPipeline):
         default_guidance_scale: float = 1.0,
         default_fps: int = 8,
         max_text_length: int = 256,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        check_class_names(class_names, unet.config.num_classes)
         self.register_modules(
             unet=unet, scheduler=scheduler, tokenizer=tokenizer, text_encoder=text_encoder
         )
@@ -122,7 +132,18 @@ class VideoDiffusionPipeline(LocalPipeline):
             default_guidance_scale=default_guidance_scale,
             default_fps=default_fps,
             max_text_length=max_text_length,
+            class_names=None if class_names is None else list(class_names),
         )
+
+    @classmethod
+    def _check_denoiser(cls, folder: Path) -> None:
+        config = TemporalSSMUNet.load_config(folder, local_files_only=True)
+        with torch.device("meta"):
+            unet = TemporalSSMUNet.from_config(config)
+        difference = misfit(unet, folder)
+        if difference is not None:
+            mixer = unet.config.temporal_mixer
+            raise UsageError(f"weights are not those of a U-Net with {mixer!r}: {difference}")
 
     @property
     def size_steps(self) -> tuple[int, int, int]:
@@ -133,17 +154,24 @@ class VideoDiffusionPipeline(LocalPipeline):
         """The timestep shift; None where the model is not one of flow."""
         return own_shift(self.scheduler)
 
+    def activation_bytes(self, num_frames: int, height: int, width: int) -> int:
+        """Memory at the peak of one forward of one sample, beside the weights."""
+        size = (num_frames, height, width)
+        return activation_bytes(self.unet.config, size, self.unet.dtype.itemsize)
+
     def check_inputs(
         self,
-        prompt: str | Sequence[str] | None,
-        negative_prompt: str | Sequence[str] | None,
-        class_labels: Labels,
+        *,
         height: int,
         width: int,
         num_frames: int,
         num_inference_steps: int,
         guidance_scale: float,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        class_labels: Labels = None,
         num_videos_per_prompt: int = 1,
+        frames: Any = None,
         window: int | None = None,
         overlap: int | None = None,
         output_type: str = "pil",
@@ -181,6 +209,9 @@ class VideoDiffusionPipeline(LocalPipeline):
         prompts, labels = batch_size(prompt, prompt_embeds), self._read_labels(class_labels)
         if prompts and labels and prompts != len(labels):
             raise UsageError(f"{len(labels)} class_labels for {prompts} prompts: give one each")
+        if frames is not None:
+            given = read_frames(frames, self.unet.config.in_channels)
+            check_first_frames(given, prompts or len(labels) or 1, num_frames, height, width)
         if guidance_scale != 1 and not prompts and not labels:
             raise UsageError(
                 f"guidance_scale {guidance_scale:g} needs a prompt or class_labels: 1 is valid "
@@ -227,7 +258,8 @@ class VideoDiffusionPipeline(LocalPipeline):
         Args:
             prompt: a text or P texts, for a model that reads text; "" is the unconditional prompt.
             negative_prompt: what to steer away from, one for all or one each; "" when None.
-            class_labels: a label or P labels, for a model of classes; None is "no class".
+            class_labels: a label or P labels, by number or name, for a model of classes; None is
+                "no class".
             height, width: those of `frames`, or the model's own, when None.
             num_frames: any number, also more than the model was trained on; its own when None.
             num_inference_steps: the model's own when None.
@@ -269,21 +301,22 @@ class VideoDiffusionPipeline(LocalPipeline):
             scale = config.default_guidance_scale if labels or prompts else 1.0
         wanted = callback_on_step_end_tensor_inputs
         self.check_inputs(
-            prompt,
-            negative_prompt,
-            class_labels,
-            height,
-            width,
-            num_frames,
-            steps,
-            scale,
-            num_videos_per_prompt,
-            window,
-            overlap,
-            output_type,
-            prompt_embeds,
-            negative_prompt_embeds,
-            wanted,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            class_labels=class_labels,
+            num_videos_per_prompt=num_videos_per_prompt,
+            frames=frames,
+            window=window,
+            overlap=overlap,
+            output_type=output_type,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            callback_on_step_end_tensor_inputs=wanted,
         )
         batch = max(1, prompts, len(labels)) * num_videos_per_prompt
         shape = (channels, num_frames, height, width)
@@ -294,7 +327,7 @@ class VideoDiffusionPipeline(LocalPipeline):
             found = tuple(latents.shape)
             raise UsageError(f"latents have shape {found}, expected {(batch, *shape)}")
         noise = latents.to(self._execution_device, torch.float32)
-        clean = first_frames(given, noise, num_videos_per_prompt)
+        clean = first_frames(given, noise)
         conditions = self._conditions(
             labels,
             (prompt, prompt_embeds, prompt_attention_mask),
@@ -307,9 +340,11 @@ class VideoDiffusionPipeline(LocalPipeline):
         step_options = noise_options(scheduler, generator)
         times = model_timesteps(scheduler)
         latents = hold(scheduler, noise, clean, noise, 0)
-        with self.progress_bar(total=steps) as progress:
+        with self.progress_bar(total=steps * len(windows)) as progress:
             for step, timestep in enumerate(scheduler.timesteps):
-                prediction = self._predict(latents, times[step], conditions, scale, windows)
+                prediction = self._predict(
+                    latents, times[step], conditions, scale, windows, progress.update
+                )
                 tensors = {}
                 if "denoised" in wanted:
                     foreseen = predicted_sample(scheduler, prediction, step, latents)
@@ -322,7 +357,6 @@ class VideoDiffusionPipeline(LocalPipeline):
                     shown = {name: tensors[name] for name in wanted}
                     changed = callback_on_step_end(self, step, timestep, shown) or {}
                     latents = changed.get("latents", latents)
-                progress.update()
 
         made = self.decode(latents, output_type)
         self.maybe_free_model_hooks()
@@ -330,22 +364,7 @@ class VideoDiffusionPipeline(LocalPipeline):
 
     def _read_labels(self, labels: Labels) -> list[int]:
         """Class labels as a list, empty where none are given."""
-        if labels is None:
-            return []
-        classes = self.unet.config.num_classes
-        if classes is None:
-            raise UsageError("this model has no classes: leave class_labels out")
-        values = labels.tolist() if isinstance(labels, torch.Tensor) else labels
-        values = list(values) if isinstance(values, Sequence) else [values]
-        for value in values:
-            if not isinstance(value, int) or not 0 <= value <= classes:
-                raise UsageError(
-                    f"class label {value!r}: valid are 0 to {classes - 1}, and {classes} for no "
-                    "class"
-                )
-        if not values:
-            raise UsageError("class_labels is empty: give at least one label")
-        return values
+        return read_labels(labels, self.num_classes, self.config.class_names)
 
     def _conditions(
         self, labels: list[int], text: Text, negative_text: Text, batch: int, *, guided: bool
@@ -375,9 +394,11 @@ class VideoDiffusionPipeline(LocalPipeline):
         conditions: dict[str, torch.Tensor],
         scale: float,
         windows: Sequence[Window],
+        advance: Callable[[], Any],
     ) -> torch.Tensor:
         """The prediction for the whole clip, in float32, from windows one after the other.
 
+        `advance` is called after each of them.
         Classifier-free guidance (arXiv 2207.12598): u + scale * (c - u), both in one forward.
         """
         total = torch.zeros_like(latents)
@@ -391,4 +412,5 @@ class VideoDiffusionPipeline(LocalPipeline):
                 unconditional, conditional = prediction.chunk(2)
                 prediction = unconditional + scale * (conditional - unconditional)
             total[:, :, frames] += share.to(total.device)[:, None, None] * prediction
+            advance()
         return total
