@@ -7,7 +7,7 @@ import pytest
 from statefilm.data.world import parse
 from statefilm.data.world.sample import MOVING
 from statefilm.data.world.scene import COLORS, SHAPES
-from statefilm.data.world.tasks import LISTS, T2I_TASKS, load_prompts, prompt_file
+from statefilm.data.world.tasks import LISTS, T2I_TASKS, T2V_TASKS, load_prompts, prompt_file
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -68,3 +68,15 @@ def test_motion_class_is_balanced():
 def test_unknown_list_is_named():
     with pytest.raises(ValueError, match="'t2x'"):
         load_prompts("t2x")
+
+
+def test_the_other_tasks_of_clips_have_their_sizes_and_any_stretch_is_mixed():
+    prompts = load_prompts("t2v_dimensions")
+    counts = Counter(prompt["tag"] for prompt in prompts)
+    assert [counts[task] for task in T2V_TASKS[1:]] == [32, 48, 48, 32]
+    assert len({prompt["prompt"] for prompt in prompts}) == 160
+    events = [p["include"][0] for p in prompts if p["tag"] == "event_order"]
+    assert len({(one["motion"], one["then"]) for one in events}) == 12
+    assert len({(one["motion"], one["then"]) for one in events[::4]}) > 5
+    turns = [p["include"][0] for p in prompts if p["tag"] == "dynamic_attribute"]
+    assert all(one["color"] != one["becomes"] for one in turns)

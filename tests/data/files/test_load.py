@@ -253,3 +253,15 @@ def test_what_changed_since_it_was_indexed_is_refused(tmp_path, save_image, save
     (tmp_path / "a.png").unlink()
     with pytest.raises(BadItem, match=r"a\.png"):
         load(tmp_path, image, (8, 8))
+
+
+def test_a_picture_is_never_cut_outside_itself(save_image, tmp_path):
+    # 47 x scale / scale is a little more than 47 in floating point.
+    for number, size in enumerate([(31, 47), (47, 31), (49, 98), (97, 61)]):
+        save_image(tmp_path / "data" / f"{number}.png", size)
+    source = open_source(tmp_path / "data")
+    for entry in source.entries:
+        for height in range(16, 64, 8):
+            for seed in range(4):
+                frames = load(source.root, entry, (height, 24), seed=seed)
+                assert frames.shape == (3, 1, height, 24)

@@ -127,7 +127,8 @@ def _cover(
     height, width = size
     scale = cover_scale(entry, size)
     # Shares of the picture, whose pixels may be fewer than the entry's, or not square.
-    across, up = width / scale / entry.width, height / scale / entry.height
+    # Rounding may bring what covers the picture exactly to just above all of it.
+    across, up = min(width / scale / entry.width, 1), min(height / scale / entry.height, 1)
     left, top = (1 - across) * where[0], (1 - up) * where[1]
     box = (left, top, min(left + across, 1), min(top + up, 1))
     wide, high = picture.size

@@ -13,6 +13,8 @@ from statefilm.errors import UsageError
 
 __all__ = ["BucketPlan"]
 
+_WITHIN_BUCKET = 8  # substitutes sought in a sample's own bucket, which may hold nothing else
+
 
 class BucketPlan:
     """Batches of one bucket each, the same whatever shares them out.
@@ -77,9 +79,16 @@ class BucketPlan:
         return [self.entry(index) for index in range(start, start + self.batch_size)]
 
     def substitute(self, index: int, attempt: int) -> int:
-        """Another entry of the same bucket for a sample, the same whoever asks; attempts from 1."""
+        """Another entry for a sample, the same whoever asks; attempts from 1.
+
+        The first few are of the same bucket, the others of any bucket of as many frames.
+        """
         bucket = self.bucket(index // self.batch_size)
         numbers = self.assignment.members[bucket]
+        if attempt > _WITHIN_BUCKET:
+            members = self.assignment.members.items()
+            alike = (some for other, some in members if other.num_frames == bucket.num_frames)
+            numbers = tuple(number for some in alike for number in some)
         return numbers[_seed_of(self.seed, "substitute", index, attempt) % len(numbers)]
 
     def _batch(self, step: int) -> tuple[int, Bucket, int]:

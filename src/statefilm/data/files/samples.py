@@ -34,8 +34,7 @@ class FileSamples:
     """The samples of a plan, read from a source.
 
     A sample is a function of the data, the plan and its global index. Where an entry turns out to
-    be bad it is quarantined, and another one of its bucket, which depends on the index alone,
-    takes its place.
+    be bad it is quarantined, and another one, which depends on the index alone, takes its place.
 
     Args:
         source: the data.

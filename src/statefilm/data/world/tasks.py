@@ -1,4 +1,4 @@
-"""The prompt lists of the benchmark: six text-to-image tasks with GenEval's keys, and motion class.
+"""The prompt lists of the benchmark: six tasks of images with GenEval's keys, five of clips.
 
 `python -m statefilm.data.world.tasks` writes the lists beside this file.
 """
@@ -14,11 +14,26 @@ from typing import Any
 
 from statefilm.data.world.captions import canonical
 from statefilm.data.world.sample import MOVING
-from statefilm.data.world.scene import COLORS, RELATIONS, SHAPES, Description, Group
+from statefilm.data.world.scene import (
+    COLORS,
+    DIRECTIONS,
+    RELATIONS,
+    SHAPES,
+    Description,
+    Group,
+)
 
 Prompt = dict[str, Any]
 T2I_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+T2V_TASKS = (
+    "motion_class",
+    "multiple_objects",
+    "spatial_relationship",
+    "event_order",
+    "dynamic_attribute",
+)
 COLOR_ATTR_PROMPTS = 100
+MULTIPLE_PROMPTS = 32
 
 
 def t2i_prompts() -> list[Prompt]:
@@ -61,23 +76,69 @@ def t2v_prompts() -> list[Prompt]:
     ]
 
 
-LISTS: dict[str, Callable[[], list[Prompt]]] = {"t2i": t2i_prompts, "t2v": t2v_prompts}
+def t2v_dimension_prompts() -> list[Prompt]:
+    """The 160 prompts of the other tasks of clips.
+
+    Two things of which one moves, a relation that stays, one motion after another, and a change of
+    colour. An `include` entry holds what is told, "then" and "becomes" among it. Each task's
+    prompts stand in a fixed random order, so that any stretch of them is mixed.
+    """
+    colors = tuple(COLORS)
+    shapes_and_events = product(enumerate(SHAPES), enumerate(permutations(DIRECTIONS, 2)))
+    descriptions = {
+        "multiple_objects": [_pair_in_motion(i) for i in range(MULTIPLE_PROMPTS)],
+        "spatial_relationship": [
+            _pair(a, b, relation=relation)
+            for (a, b), relation in product(permutations(SHAPES, 2), RELATIONS)
+        ],
+        "event_order": [
+            Description((Group(shape, colors[(2 * s + i) % len(colors)], motion=motion),))
+            for (s, shape), (i, motion) in shapes_and_events
+        ],
+        "dynamic_attribute": [
+            Description((Group(shape, color, becomes=colors[(i + s) % len(colors)]),))
+            for (s, shape), (i, color) in product(enumerate(SHAPES, 1), enumerate(colors))
+        ],
+    }
+    for tag, own in descriptions.items():
+        Random(tag).shuffle(own)
+    return [_prompt(tag, one) for tag, own in descriptions.items() for one in own]
+
+
+LISTS: dict[str, Callable[[], list[Prompt]]] = {
+    "t2i": t2i_prompts,
+    "t2v": t2v_prompts,
+    "t2v_dimensions": t2v_dimension_prompts,
+}
 
 
 def prompt_file(name: str) -> Path:
-    """The JSON Lines file of a list, "t2i" or "t2v"."""
+    """The JSON Lines file of a list, a key of `LISTS`."""
     if name not in LISTS:
         raise ValueError(f"unknown prompt list {name!r}: valid are {', '.join(LISTS)}")
     return Path(__file__).with_name(f"{name}_prompts.jsonl")
 
 
 def load_prompts(name: str) -> list[Prompt]:
-    """The committed prompts of a list, "t2i" or "t2v"."""
+    """The committed prompts of a list, a key of `LISTS`."""
     return [json.loads(line) for line in prompt_file(name).read_text("utf-8").splitlines()]
 
 
 def _pair(first: str, second: str, **fields: Any) -> Description:
     return Description((Group(first), Group(second)), **fields)
+
+
+def _pair_in_motion(index: int) -> Description:
+    """Two things of different shapes and colours, one of which moves."""
+    pairs, colors = tuple(permutations(SHAPES, 2)), tuple(COLORS)
+    first, second = pairs[index % len(pairs)]
+    motions = [(MOVING[index % len(MOVING)],), ("still",)][:: 1 if index % 2 else -1]
+    return Description(
+        (
+            Group(first, colors[index % len(colors)], motion=motions[0]),
+            Group(second, colors[(index + 1 + index // 8) % len(colors)], motion=motions[1]),
+        )
+    )
 
 
 def _color_pairs() -> list[Description]:
@@ -99,6 +160,10 @@ def _prompt(tag: str, description: Description) -> Prompt:
             entry["color"] = group.color
         if group.motion:
             entry["motion"] = group.motion[0]
+        if group.motion[1:]:
+            entry["then"] = group.motion[1]
+        if group.becomes is not None:
+            entry["becomes"] = group.becomes
         include.append(entry)
     if description.relation is not None:
         # As in GenEval, the thing that is placed comes second and points at the first.
