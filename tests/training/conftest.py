@@ -4,6 +4,8 @@ import json
 import logging
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from statefilm.training import Trainer, load_recipe
 
@@ -27,6 +29,22 @@ def metrics(folder):
     lines = (folder / "logs" / "metrics.jsonl").read_text("utf-8").splitlines()
     clock = ("seconds", "samples_per_second")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def weights(folder, step):
+    checkpoint = folder / "checkpoints" / f"step-{step:08d}"
+    return {
+        f"{part}/{name}": tensor
+        for part in ("model", "ema", "optimizer")
+        for name, tensor in load_file(checkpoint / f"{part}.safetensors").items()
+    }
+
+
+def assert_same_run(first, second, step):
+    assert metrics(first) == metrics(second)
+    one, two = weights(first, step), weights(second, step)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,15 @@ import torch
 from statefilm.training.batches import Batches
 from statefilm.training.objectives import Draw
 from statefilm.training.parallel import Ranks
-from statefilm.training.recipe import Stream, WorldSamples
+from statefilm.training.randomness import StreamOrder
+from statefilm.training.streams import ClipSamples, Stream, WorldSamples
 
 IMAGES = Stream(world=WorldSamples(size=32), batch_size=3, weight=3)
 CLIPS = Stream(world=WorldSamples(size=32, num_frames=5), batch_size=2, weight=1)
+BALLS = Stream(clips=ClipSamples(world="balls", size=32, num_frames=3), batch_size=4)
 
 
-def draw(number, generators):
+def draw(number, size, generators):
     """Small noise; the caption of each second sample is dropped."""
     noise = torch.stack([torch.randn(4, generator=one) for one in generators])
     dropped = torch.arange(len(generators)) % 2 == 1
@@ -22,9 +24,11 @@ def draw(number, generators):
 def same(first, second):
     tensors = all(
         torch.equal(getattr(first, name), getattr(second, name))
-        for name in ("frames", "noise", "level")
+        for name in ("frames", "labels", "noise", "level")
     )
-    return tensors and first.captions == second.captions and first.stream == second.stream
+    return tensors and all(
+        getattr(first, name) == getattr(second, name) for name in ("stream", "names", "captions")
+    )
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -69,3 +73,22 @@ def test_dropped_captions_are_empty_and_frames_stay():
     assert [bool(caption) for caption in batch.captions] == [True, False, True]
     assert batch.frames.shape == (3, 3, 1, 32, 32)
     assert batch.frames.abs().max() <= 1
+
+
+def test_clips_of_a_world_come_with_their_classes_and_dropped_ones_without():
+    batch = Batches(0, [BALLS], draw)[0]
+    assert batch.frames.shape == (4, 3, 3, 32, 32)
+    assert (batch.labels[[0, 2]] >= 0).all() and (batch.labels[[1, 3]] == -1).all()
+    assert batch.captions[0] and not batch.captions[1]
+    assert Batches(0, [IMAGES], draw)[0].labels.eq(-1).all()
+
+
+def test_a_stream_is_counted_by_the_steps_that_draw_from_it():
+    order = StreamOrder(3, [1, 2, 5])
+    count = [0, 0, 0]
+    for step in range(600):
+        if step % 37 == 0 or 254 < step < 259:
+            assert [order.drawn(stream, step) for stream in range(3)] == count
+        count[order.stream(step)] += 1
+    assert StreamOrder(3, [1, 2, 5]).drawn(2, 600) == count[2]
+    assert StreamOrder(3, [4]).drawn(0, 10**9) == 10**9

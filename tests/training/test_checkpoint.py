@@ -1,20 +1,25 @@
 """Checkpoints: whole or not at all, and what is damaged is named."""
 
 import json
+import resource
 
 import pytest
 import torch
 from torch import nn
 
 from statefilm.training.checkpoint import (
+    PARTS,
+    Saver,
     Snapshot,
     checkpoint_folders,
     find_snapshot,
     load_parameters,
     read_snapshot,
     replace_folder,
-    save_snapshot,
 )
+from statefilm.training.parallel import Ranks
+from statefilm.training.recipe import Checkpoint
+from statefilm.training.tensor_files import Rows, TensorFiles, write_tensors
 
 
 def snapshot(step, value=1.0):
@@ -28,10 +33,16 @@ def snapshot(step, value=1.0):
     return Snapshot(tensors, {"step": step})
 
 
+def save_snapshot(run, snapshot, **options):
+    saver = Saver(run, Checkpoint(keep_last=2, **options), Ranks())
+    saver.save(snapshot)
+    saver.finish()
+
+
 @pytest.fixture
 def run(tmp_path):
     for step in (1, 2, 3):
-        save_snapshot(tmp_path, snapshot(step, value=step), keep_last=2)
+        save_snapshot(tmp_path, snapshot(step, value=step))
     return tmp_path
 
 
@@ -42,6 +53,7 @@ def test_it_reads_what_it_wrote_and_keeps_the_last(run):
     for part, tensors in snapshot(3, value=3).tensors.items():
         for name, tensor in tensors.items():
             assert torch.equal(found.tensors[part][name], tensor)
+            assert found.tensors[part].shape(name) == tensor.shape
     assert not list((run / "checkpoints").glob(".*"))
 
 
@@ -53,7 +65,7 @@ def test_a_half_written_folder_is_no_checkpoint(run):
     with pytest.raises(RuntimeError):
         replace_folder(run / "checkpoints" / "step-00000004", stop_midway)
     assert find_snapshot(run, "auto").state == {"step": 3}
-    save_snapshot(run, snapshot(4), keep_last=2)
+    save_snapshot(run, snapshot(4))
     assert find_snapshot(run, "auto").state == {"step": 4}
 
 
@@ -77,7 +89,7 @@ def _truncate(folder):
 def _poison(folder):
     bad = snapshot(3, value=float("nan"))
     replace_folder(folder, lambda _: None)
-    save_snapshot(folder.parents[1], bad, keep_last=2)
+    save_snapshot(folder.parents[1], bad)
     return folder / "model.safetensors"
 
 
@@ -150,3 +162,52 @@ def test_the_state_is_plain_json(run):
     assert json.loads((run / "checkpoints" / "step-00000003" / "state.json").read_text()) == {
         "step": 3
     }
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(run, background):
+    large = Snapshot({part: {"w": torch.ones(100_000)} for part in PARTS}, {"step": 4})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        message = r"step-00000004 could not be written .* is whole"
+        with pytest.raises(OSError, match=message) as caught:
+            save_snapshot(run, large, background=background)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert not list((run / "checkpoints").glob(".*"))
+    assert find_snapshot(run, "auto").state == {"step": 3}
+
+
+def test_in_the_background_the_state_is_that_of_the_moment_it_was_saved(tmp_path):
+    saver = Saver(tmp_path, Checkpoint(background=True), Ranks())
+    weight = torch.ones(1_000_000)
+    saver.save(Snapshot({part: {"w": weight} for part in PARTS}, {"step": 1}))
+    weight.zero_()
+    saver.finish()
+    assert find_snapshot(tmp_path, "auto").tensors["model"]["w"].eq(1).all()
+
+
+def test_rows_of_many_processes_are_read_in_any_other_cut(tmp_path):
+    whole = torch.arange(21.0).view(7, 3)
+    for rank, (start, stop) in enumerate([(0, 3), (3, 6), (6, 7)]):
+        ranks = Ranks(rank, 3, shard=3)
+        write_tensors(tmp_path, "model", {"w": Rows(whole[start:stop], start, 7)}, ranks)
+    files = TensorFiles(tmp_path, "model")
+    assert files.shape("w") == (7, 3)
+    assert torch.equal(files["w"], whole)
+    for start in range(8):
+        for count in range(8 - start):
+            assert torch.equal(files.rows("w", start, count), whole[start : start + count])
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model-00002-of-00003.safetensors: missing"):
+        TensorFiles(tmp_path, "model")
+
+
+def test_a_missing_row_is_damage(tmp_path):
+    for rank, (start, stop) in enumerate([(0, 3), (4, 7)]):
+        rows = {"w": Rows(torch.ones(stop - start, 2), start, 7)}
+        write_tensors(tmp_path, "model", rows, Ranks(rank, 2, shard=2))
+    with pytest.raises(ValueError, match="rows of 'w' are missing"):
+        TensorFiles(tmp_path, "model")

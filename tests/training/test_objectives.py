@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from statefilm.pipelines import ddpm_scheduler
 from statefilm.pipelines.sampling import predicted_sample
 from statefilm.training.objectives import build_objective
 from statefilm.training.randomness import generator_of
-from statefilm.training.recipe import LogitNormal, Objective, Timesteps
+from statefilm.training.recipe import Objective
+from statefilm.training.streams import LogitNormal, Timesteps
 
 SHAPE = (3, 1, 4, 4)
 
@@ -23,7 +25,7 @@ def clean_batch(count=64):
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-@pytest.mark.parametrize("kind", ["flow", "epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["flow", "epsilon", "v_prediction", "sample"])
 def test_a_draw_is_the_same_in_any_batch(kind):
     process = objective(type=kind)
     together, apart = draw(process, 6), draw(process, 2, start=3)
@@ -61,21 +63,28 @@ def test_an_error_of_the_sample_weighs_no_more_below_the_floor_of_sigma():
     assert loss(0.5, 0.1) == pytest.approx((0.1 / 0.5) ** 2, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_sampler_reads_the_clean_sample_out_of_the_target(kind):
-    process, clean = objective(type=kind), clean_batch(8)
+@pytest.mark.parametrize("steps", [256, 1000])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_sampler_reads_the_clean_sample_out_of_the_target(kind, steps):
+    process, clean = objective(type=kind, train_timesteps=steps), clean_batch(8)
     noise, _, _ = draw(process, len(clean))
     scheduler = process.scheduler()
     scheduler.set_timesteps(10)
     step = 4
-    level = torch.full((len(clean),), (float(scheduler.timesteps[step]) + 0.5) / 1000)
+    level = torch.full((len(clean),), (float(scheduler.timesteps[step]) + 0.5) / steps)
     assert process.timestep(level).eq(scheduler.timesteps[step]).all()
     noisy, target = process.corrupt(clean, noise, level), process.target(clean, noise, level)
     found = predicted_sample(scheduler, target, step, noisy)
     torch.testing.assert_close(found, clean, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["flow", "epsilon", "v_prediction"])
+def test_epsilon_on_pixels_samples_as_the_paper_does():
+    config = Objective(type="epsilon", train_timesteps=256)
+    scheduler = build_objective(config, clip_sample=True).scheduler()
+    assert dict(scheduler.config) == dict(ddpm_scheduler(256).config)
+
+
+@pytest.mark.parametrize("kind", ["flow", "epsilon", "v_prediction", "sample"])
 def test_min_snr_weighs_the_error_of_the_clean_sample_alike_for_every_target(kind):
     gamma = 5.0
     process = objective(type=kind, weighting="min_snr", min_snr_gamma=gamma)

@@ -54,7 +54,7 @@ def test_muon_takes_the_matrices_inside_blocks_and_nothing_else():
     modules = toy_modules()
     found = homes(Optimizers(modules, Optimizer(name="muon", weight_decay=0.1)))
     assert set(found) == {name for name, _ in modules.named_parameters()}
-    muon = {name for name, (kind, _) in found.items() if kind == "Muon"}
+    muon = {name for name, (kind, _) in found.items() if kind == "SharedMuon"}
     assert all(dict(modules.named_parameters())[name].ndim == 2 for name in muon)
     for name in ("cross_attention.to_q", "mixer.in_proj", "mixer.fc_D", "feed_forward.linear_in"):
         assert f"transformer.blocks.0.{name}.weight" in muon

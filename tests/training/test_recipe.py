@@ -6,7 +6,15 @@ import yaml
 from statefilm.training import load_recipe, shipped_recipes
 from statefilm.training.loading import dump_recipe
 
-WORLD = ("world_t2i", "world_t2v", "world_joint", "world_refine", "world_vae")
+SMOKED = (
+    "world_t2i",
+    "world_t2v",
+    "world_joint",
+    "world_refine",
+    "world_vae",
+    "clips_maze",
+    "clips_balls",
+)
 
 
 @pytest.fixture
@@ -27,8 +35,8 @@ def test_shipped_recipes_are_valid_and_round_trip(name, tmp_path):
     assert load_recipe(tmp_path / "again.yaml") == recipe
 
 
-def test_every_recipe_of_the_world_has_its_smoke_version():
-    assert {*WORLD, *(f"smoke_{name}" for name in WORLD)} <= set(shipped_recipes())
+def test_what_trains_a_bundled_model_has_its_smoke_version():
+    assert {*SMOKED, *(f"smoke_{name}" for name in SMOKED)} <= set(shipped_recipes())
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,11 @@ def test_every_recipe_of_the_world_has_its_smoke_version():
         ("data.0.world.mix={colour: 1}", ["data.0.world.mix", "did you mean 'color'"]),
         ("data.0.world.split=test", ["split", "choose from"]),
         ("data=[]", ["data = []"]),
+        ("data.0.clips.world=maze", ["data.0", "one of world, clips and files"]),
+        ("data.0={clips: {world: mase}}", ["data.0.clips.world", "did you mean 'maze'"]),
+        ("data.0={clips: {world: maze, num_frames: 0}}", ["num_frames = 0", "equal to 1"]),
+        ("data.0={clips: {world: maze, size: 33}}", ["size = 33", "multiple of 2"]),
+        ("objective.train_timesteps=1", ["train_timesteps = 1", "equal to 2"]),
         ("model.init_from=here", ["model", "either preset or init_from"]),
         ("optimizer.schedule_by=time", ["max_minutes"]),
         ("kind=vea", ["did you mean 'vae'"]),

@@ -15,27 +15,12 @@ from safetensors.torch import load_file
 
 from statefilm import HTHPipeline
 from statefilm.models.vae import load_vae
+from statefilm.pipelines import VideoDiffusionPipeline
 from statefilm.training import Trainer, load_recipe, shipped_recipes
 
-from .conftest import TINY, metrics, tiny_recipe, train
+from .conftest import TINY, assert_same_run, metrics, tiny_recipe, train, weights
 
 SMOKE = [name for name in shipped_recipes() if name.startswith("smoke_")]
-
-
-def weights(folder, step):
-    checkpoint = folder / "checkpoints" / f"step-{step:08d}"
-    return {
-        f"{part}/{name}": tensor
-        for part in ("model", "ema", "optimizer")
-        for name, tensor in load_file(checkpoint / f"{part}.safetensors").items()
-    }
-
-
-def assert_same_run(first, second, step):
-    assert metrics(first) == metrics(second)
-    one, two = weights(first, step), weights(second, step)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.parametrize("name", SMOKE)
@@ -51,6 +36,12 @@ def test_every_smoke_recipe_trains_samples_and_saves_a_model(
     assert [path.name for path in (tmp_path / "samples").iterdir()] == [f"step-00000002{suffix}"]
     if recipe.kind == "vae":
         assert load_vae(saved).config.scaling_factor != 1
+    elif recipe.kind == "unet":
+        pipe = VideoDiffusionPipeline.from_pretrained(saved)
+        pipe.set_progress_bar_config(disable=True)
+        prompt = recipe.samples.prompts[0] if recipe.samples.prompts else None
+        clip = pipe(prompt, num_frames=3, num_inference_steps=1).frames[0]
+        assert [image.size for image in clip] == [(32, 32)] * 3
     else:
         pipe = HTHPipeline.from_pretrained(saved)
         pipe.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""Batches of the world's samples as a function of (seed, step)."""
+"""Batches of the streams' samples as a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from statefilm.data.world import sample_batch
+from statefilm.errors import UsageError
 from statefilm.training.objectives import Draw
 from statefilm.training.parallel import Ranks
-from statefilm.training.randomness import choose_stream, generator_of, seed_of
-from statefilm.training.recipe import Stream
+from statefilm.training.randomness import StreamOrder, generator_of
+from statefilm.training.sources import Size, Source, open_sources
+from statefilm.training.streams import Stream
 
 __all__ = ["Batch", "Batches", "DrawNoise"]
 
-# From a stream's number and one generator a sample to the random part of a batch.
-DrawNoise = Callable[[int, list[torch.Generator]], Draw]
+# From a stream's number, the size of its frames and one generator a sample to the random part.
+DrawNoise = Callable[[int, Size, list[torch.Generator]], Draw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +28,21 @@ class Batch:
     """One step's data.
 
     Attributes:
+        step: the step it is of, from 0.
         stream: the number of the stream it comes from.
+        names: B samples, as messages call them.
         captions: B texts, empty where the caption is dropped.
+        labels: [B] integers, classes from 0; -1 where there is none, or where it is dropped.
         frames: [B, 3, T, H, W] in [-1, 1].
         noise: [B, C, t, h, w], of the latents' shape.
         level: [B], noise levels in (0, 1).
     """
 
+    step: int
     stream: int
+    names: list[str]
     captions: list[str]
+    labels: Tensor
     frames: Tensor
     noise: Tensor
     level: Tensor
@@ -49,58 +56,103 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        frames, noise, level = map(change, (self.frames, self.noise, self.level))
-        return replace(self, frames=frames, noise=noise, level=level)
+        labels, frames = change(self.labels), change(self.frames)
+        noise, level = change(self.noise), change(self.level)
+        return replace(self, labels=labels, frames=frames, noise=noise, level=level)
 
 
 class Batches(Dataset[Batch]):
     """The batch of every step. Sample i of a step has the global index step * batch_size + i.
+
+    Of a source that is seen in epochs it is the stream's own step that counts, so that every
+    sample is seen whatever the weights of the streams.
 
     Args:
         seed: of the run.
         streams: the recipe's `data`.
         draw: the random part of a batch; sent to worker processes, so it holds no weights.
         ranks: a batch holds this process's share of the step's samples.
+        sources: of the streams, where they are open already.
 
     Raises:
         UsageError: the ranks cannot share a stream's batches evenly.
     """
 
     def __init__(
-        self, seed: int, streams: Sequence[Stream], draw: DrawNoise, ranks: Ranks | None = None
+        self,
+        seed: int,
+        streams: Sequence[Stream],
+        draw: DrawNoise,
+        ranks: Ranks | None = None,
+        sources: Sequence[Source] | None = None,
     ) -> None:
         self.seed, self.streams, self.draw = seed, tuple(streams), draw
         self.ranks = ranks or Ranks()
+        self.order = StreamOrder(seed, [stream.weight for stream in self.streams])
+        self.sources = tuple(open_sources(seed, streams) if sources is None else sources)
         for stream in self.streams:
             self.ranks.share(0, stream.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        number = choose_stream(self.seed, step, [stream.weight for stream in self.streams])
-        return self.batch(number, step)
+        return self.batch(self.order.stream(step), step)
 
     def batch(self, number: int, step: int) -> Batch:
         """The batch that a step holds if it draws from stream `number`."""
-        stream = self.streams[number]
-        start, count = self.ranks.share(step * stream.batch_size, stream.batch_size)
-        source = seed_of(self.seed, "world", number)
-        world = sample_batch(source, start, count, **stream.world.model_dump())
-        indices = range(start, start + count)
-        draw = self.draw(number, [generator_of(self.seed, "noise", number, i) for i in indices])
-        pairs = zip(world.captions, draw.dropped.tolist(), strict=True)
-        captions = ["" if dropped else caption for caption, dropped in pairs]
-        return Batch(number, captions, world.frames, draw.noise, draw.level)
+        size, source = self.streams[number].batch_size, self.sources[number]
+        start, count = self.ranks.share(step * size, size)
+        turn = self.order.drawn(number, step) if source.in_epochs else step
+        samples = source.samples(start + (turn - step) * size, count)
+        generators = [
+            generator_of(self.seed, "noise", number, index) for index in range(start, start + count)
+        ]
+        frames, height, width = samples.frames.shape[2:]
+        draw = self.draw(number, (frames, height, width), generators)
+        captions = [
+            "" if dropped else caption
+            for caption, dropped in zip(samples.captions, draw.dropped.tolist(), strict=True)
+        ]
+        return Batch(
+            step=step,
+            stream=number,
+            names=samples.names,
+            captions=captions,
+            labels=samples.labels.masked_fill(draw.dropped, -1),
+            frames=samples.frames,
+            noise=draw.noise,
+            level=draw.level,
+        )
 
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop - 1` in order, prepared ahead by `workers`."""
+        """The batches of steps `start` to `stop - 1` in order, prepared ahead by `workers`.
+
+        Raises:
+            UsageError: from the step whose data cannot be used.
+        """
         loader = DataLoader(
-            self,
+            _Told(self),
             batch_size=None,
             sampler=range(start, stop),
             num_workers=workers,
             pin_memory=pin,
             worker_init_fn=_ignore_interrupt,
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, UsageError):
+                raise batch
+            yield batch
+
+
+class _Told(Dataset[Batch | UsageError]):
+    """Hands on an error of the data as it is: a worker's would come back with its traceback."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | UsageError:
+        try:
+            return self.batches[step]
+        except UsageError as error:
+            return error
 
 
 def _ignore_interrupt(worker: int) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from statefilm.training import recipe as recipes
+from statefilm.training.parallel.sharding import local
+from statefilm.training.tensor_files import fill
 
 __all__ = ["MovingAverage"]
 
@@ -36,23 +38,24 @@ class MovingAverage:
         """Take in the weights as they are now."""
         self.updates += 1
         decay = min(self.config.decay, (1 + self.updates) / (self.config.warmup + self.updates))
-        weights = [p.detach().float() for p in self._parameters.values()]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        averages = [local(average) for average in self._averages.values()]
+        weights = [local(p.detach()).float() for p in self._parameters.values()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model carries the averages inside this context, its own weights after it."""
-        self._exchange()
+        weights = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._give(self._averages)
         try:
             yield
         finally:
-            self._exchange()
+            self._give(weights)
 
-    def _exchange(self) -> None:
+    def _give(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values into the parameters, whose memory sharded models hold on to."""
         for name, parameter in self._parameters.items():
-            average = self._averages[name]
-            self._averages[name] = parameter.data.float()
-            parameter.data = average.to(parameter.dtype)
+            local(parameter.detach()).copy_(local(tensors[name]))
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages by name."""
@@ -61,5 +64,5 @@ class MovingAverage:
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take back what `tensors` gave, and how many updates went into it."""
         for name, average in self._averages.items():
-            average.copy_(tensors[name])
+            fill(average, tensors, name)
         self.updates = updates

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from statefilm.errors import UsageError, suggest
 from statefilm.training.recipe import KINDS, Recipe
 
-__all__ = ["dump_recipe", "load_recipe", "shipped_recipes"]
+__all__ = ["apply_changes", "dump_recipe", "load_recipe", "read_section", "shipped_recipes"]
+
+Read = TypeVar("Read", bound=BaseModel)
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 
@@ -42,15 +44,33 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(fields, dict):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values, found {fields!r:.40}")
-    for change in overrides:
-        _override(fields, change)
+    apply_changes(fields, overrides)
     kind = fields.get("kind", "denoiser")
     if not isinstance(kind, str) or kind not in KINDS:
         raise suggest(str(kind), KINDS, "kind of recipe")
+    return read_section(KINDS[kind], fields, str(path))
+
+
+def apply_changes(fields: dict[str, Any], changes: Sequence[str]) -> None:
+    """Apply changes such as "optimizer.lr=0.01" to nested fields; the values are YAML.
+
+    Raises:
+        UsageError: a change has another form, or names no part of the fields.
+    """
+    for change in changes:
+        _override(fields, change)
+
+
+def read_section(section: type[Read], fields: dict[str, Any], where: str) -> Read:
+    """A recipe, or a section of one, from its fields.
+
+    Raises:
+        UsageError: an unknown key or a bad value; one line that begins with `where`.
+    """
     try:
-        return KINDS[kind].model_validate(fields)
+        return section.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(f"{path}: {_describe(error, KINDS[kind])}") from None
+        raise UsageError(f"{where}: {_describe(error, section)}") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -98,7 +118,7 @@ def _index(node: Any, part: str, change: str) -> str | int:
     return int(part)
 
 
-def _describe(error: ValidationError, kind: type[Recipe]) -> str:
+def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first of a validation's errors on one line."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])

@@ -100,6 +100,12 @@ class Logs:
         if self._bar.disable:
             self.say(f"step {step}/{self._stop}, {summary}")
 
+    def keep_skipped(self, step: int, reason: str, samples: list[str]) -> None:
+        """Note in `logs/skipped.jsonl` which samples a skipped step had."""
+        if self._file is not None:
+            with self._file.with_name("skipped.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "reason": reason, "samples": samples}) + "\n")
+
     def say(self, text: str) -> None:
         """A line on stderr that does not break the bar."""
         if not self._quiet:

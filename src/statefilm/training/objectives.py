@@ -13,10 +13,11 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from torch import Tensor
 
 from statefilm.training import recipe as recipes
+from statefilm.training.streams import Timesteps
 
 __all__ = ["DiffusionObjective", "Draw", "FlowObjective", "Objective", "build_objective"]
 
-TRAIN_TIMESTEPS = 1000
+FLOW_TIMESTEPS = 1000
 SIGMA_FLOOR = 0.05
 
 
@@ -38,7 +39,7 @@ class Objective(ABC):
         self,
         shape: tuple[int, ...],
         generators: list[torch.Generator],
-        timesteps: recipes.Timesteps | None = None,
+        timesteps: Timesteps | None = None,
     ) -> Draw:
         """Noise, level and caption dropout, sample by sample.
 
@@ -52,7 +53,7 @@ class Objective(ABC):
         return Draw(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def _draw_one(
-        self, shape: tuple[int, ...], generator: torch.Generator, times: recipes.Timesteps
+        self, shape: tuple[int, ...], generator: torch.Generator, times: Timesteps
     ) -> tuple[Tensor, Tensor, Tensor]:
         uniform, dropout, component, position = torch.rand(4, generator=generator).unbind()
         normal = torch.randn((), generator=generator)
@@ -70,7 +71,7 @@ class Objective(ABC):
 
     @abstractmethod
     def timestep(self, level: Tensor) -> Tensor:
-        """What the denoiser is told, [B] in 0 to 1000."""
+        """What the denoiser is told, [B] in 0 to the process's number of steps."""
 
     @abstractmethod
     def corrupt(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class FlowObjective(Objective):
         self.predicts_sample = predicts_sample
 
     def timestep(self, level: Tensor) -> Tensor:
-        return level * TRAIN_TIMESTEPS
+        return level * FLOW_TIMESTEPS
 
     def corrupt(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         sigma = _like(level, clean)
@@ -135,7 +136,7 @@ class FlowObjective(Objective):
 
     def scheduler(self) -> SchedulerMixin:
         return FlowMatchEulerDiscreteScheduler(
-            num_train_timesteps=TRAIN_TIMESTEPS, shift=self.config.shift
+            num_train_timesteps=FLOW_TIMESTEPS, shift=self.config.shift
         )
 
     def _min_snr(self, level: Tensor) -> Tensor:
@@ -146,15 +147,23 @@ class FlowObjective(Objective):
 class DiffusionObjective(Objective):
     """Variance-preserving diffusion on a discrete schedule (arXiv 2006.11239).
 
-    The denoiser predicts the noise (epsilon) or v (arXiv 2202.00512).
+    The denoiser predicts the noise (epsilon), v (arXiv 2202.00512) or the clean sample, which a
+    model narrower than its patches finds the easier one (arXiv 2511.13720).
+
+    Args:
+        config: the recipe's section.
+        clip_sample: whether each step of the sampler keeps the clean sample that it foresees in
+            [-1, 1], where pixels are.
     """
 
-    def __init__(self, config: recipes.Objective) -> None:
+    def __init__(self, config: recipes.Objective, clip_sample: bool = False) -> None:
         super().__init__(config)
+        self.clip_sample = clip_sample
         self._schedule = self.scheduler()
 
     def timestep(self, level: Tensor) -> Tensor:
-        return (level * TRAIN_TIMESTEPS).long().clamp(0, TRAIN_TIMESTEPS - 1)
+        steps = self.config.train_timesteps
+        return (level * steps).long().clamp(0, steps - 1)
 
     def corrupt(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return self._schedule.add_noise(clean, noise, self.timestep(level))
@@ -162,28 +171,33 @@ class DiffusionObjective(Objective):
     def target(self, clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         if self.config.type == "epsilon":
             return noise
+        if self.config.type == "sample":
+            return clean
         return self._schedule.get_velocity(clean, noise, self.timestep(level))
 
     def scheduler(self) -> SchedulerMixin:
         return DDPMScheduler(
-            num_train_timesteps=TRAIN_TIMESTEPS,
+            num_train_timesteps=self.config.train_timesteps,
             beta_schedule=self.config.beta_schedule,
             prediction_type=self.config.type,
-            clip_sample=False,
+            clip_sample=self.clip_sample,
+            timestep_spacing="trailing",
         )
 
     def _min_snr(self, level: Tensor) -> Tensor:
         alpha_bar = self._schedule.alphas_cumprod.to(level.device)[self.timestep(level)]
         snr = alpha_bar / (1 - alpha_bar)
-        share = snr if self.config.type == "epsilon" else snr + 1
+        share = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[self.config.type]
         return snr.clamp_max(self.config.min_snr_gamma) / share
 
 
-def build_objective(config: recipes.Objective, predicts_sample: bool = False) -> Objective:
-    """The objective that a recipe names; `predicts_sample` as in `FlowObjective`."""
+def build_objective(
+    config: recipes.Objective, predicts_sample: bool = False, clip_sample: bool = False
+) -> Objective:
+    """The objective that a recipe names; the flags are those of the two classes."""
     if config.type == "flow":
         return FlowObjective(config, predicts_sample)
-    return DiffusionObjective(config)
+    return DiffusionObjective(config, clip_sample)
 
 
 def _like(level: Tensor, sample: Tensor) -> Tensor:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from statefilm.errors import UsageError
 from statefilm.training import recipe as recipes
+from statefilm.training.muon import SharedMuon
+from statefilm.training.tensor_files import fill
 
 __all__ = ["Optimizers", "learning_rate_factor"]
 
 STATE: dict[type[Optimizer], tuple[str, ...]] = {
     AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    Muon: ("momentum_buffer",),
+    SharedMuon: ("momentum_buffer",),
 }
 DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -28,7 +32,7 @@ class Optimizers:
     convolutional layers decay, nothing else.
 
     Args:
-        module: holds all parameters; those that need no gradient are left out.
+        module: holds all parameters, sharded or not; those that need no gradient are left out.
         config: the recipe's section.
     """
 
@@ -54,7 +58,7 @@ class Optimizers:
         if hidden:
             momentum = config.momentum
             self.optimizers.append(
-                Muon(hidden, lr=config.lr, weight_decay=decay, momentum=momentum)
+                SharedMuon(hidden, lr=config.lr, weight_decay=decay, momentum=momentum)
             )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -82,7 +86,7 @@ class Optimizers:
             for key, value in state.items()
         }
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave.
 
         Raises:
@@ -94,14 +98,19 @@ class Optimizers:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        for name, value in tensors.items():
+        for name in tensors:
             key, _, parameter_name = name.partition("/")
             parameter = self.parameters.get(parameter_name)
             if parameter is None or key not in STATE[type(homes[parameter])]:
                 raise UsageError(
                     f"the checkpoint does not fit the recipe: its optimizer has {name!r}"
                 )
-            homes[parameter].state[parameter][key] = value.to(parameter.device)
+            if key == "step":
+                value = tensors[name].to(parameter.device)
+            else:
+                value = torch.empty_like(parameter)
+                fill(value, tensors, name)
+            homes[parameter].state[parameter][key] = value
 
 
 def learning_rate_factor(config: recipes.Optimizer, step: int, progress: float) -> float:

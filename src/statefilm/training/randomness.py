@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from random import Random
 
 import torch
 
-__all__ = ["choose_stream", "generator_of", "seed_of"]
+__all__ = ["StreamOrder", "generator_of", "seed_of"]
+
+_BLOCK = 256  # steps
 
 
 def seed_of(*key: str | int) -> int:
@@ -22,6 +25,31 @@ def generator_of(*key: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*key))
 
 
-def choose_stream(seed: int, step: int, weights: Sequence[float]) -> int:
-    """Which stream a step draws from, by weight."""
-    return Random(seed_of(seed, "stream", step)).choices(range(len(weights)), weights)[0]
+class StreamOrder:
+    """Which stream each step draws from, by weight, and how many steps before drew from it.
+
+    Args:
+        seed: of the run.
+        weights: of the streams.
+    """
+
+    def __init__(self, seed: int, weights: Sequence[float]) -> None:
+        self.seed, self.weights = seed, tuple(weights)
+        self._before = [[0] * len(self.weights)]  # how often each was drawn before every block
+
+    def stream(self, step: int) -> int:
+        """The number of the stream that a step draws from."""
+        random = Random(seed_of(self.seed, "stream", step))
+        return random.choices(range(len(self.weights)), self.weights)[0]
+
+    def drawn(self, stream: int, step: int) -> int:
+        """How many of the steps before `step` draw from a stream."""
+        if len(self.weights) == 1:
+            return step
+        block, rest = divmod(step, _BLOCK)
+        while len(self._before) <= block:
+            start = (len(self._before) - 1) * _BLOCK
+            drawn = Counter(map(self.stream, range(start, start + _BLOCK)))
+            self._before.append([n + drawn[i] for i, n in enumerate(self._before[-1])])
+        inside = range(step - rest, step)
+        return self._before[block][stream] + sum(self.stream(one) == stream for one in inside)

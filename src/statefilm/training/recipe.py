@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from statefilm.data.world import FAMILIES
-from statefilm.data.world.splits import SPLITS
-from statefilm.errors import suggest
-from statefilm.models import PRESETS
+from statefilm.models import PRESETS, UNET_PRESETS
 from statefilm.models.plan import PLACEMENTS
 from statefilm.models.text import TEXT_PRESETS
 from statefilm.models.vae import VAE_PRESETS
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-WholeNumber = Annotated[int, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from statefilm.training.fields import (
+    BelowOne,
+    Count,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    WholeNumber,
+    choose,
+)
+from statefilm.training.streams import Stream, Timesteps
 
 
 class PlanChange(Section):
@@ -38,7 +32,7 @@ class PlanChange(Section):
     @field_validator("placement")
     @classmethod
     def _known(cls, value: str) -> str:
-        return _choose(value, PLACEMENTS, "placement")
+        return choose(value, PLACEMENTS, "placement")
 
 
 class Source(Section):
@@ -65,105 +59,70 @@ class ModelSource(Source):
     @field_validator("preset")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        return value if value is None else _choose(value, PRESETS, "preset")
+        return value if value is None else choose(value, PRESETS, "preset")
+
+
+class UNetSource(Source):
+    """The video U-Net; its `num_classes` and `text_dim` say what it is conditioned on."""
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        return value if value is None else choose(value, UNET_PRESETS, "preset")
 
 
 class TextSource(Source):
-    """The text encoder; a fresh one reads the words of the world's grammar."""
+    """The text encoder; a fresh one reads the words of the data's captions.
+
+    Of a user's own captions these are the `vocabulary_size` most frequent ones.
+    """
 
     train: bool = False
     max_length: Count = 32
+    vocabulary_size: Count = 8192
 
     @field_validator("preset")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        return value if value is None else _choose(value, TEXT_PRESETS, "preset")
+        return value if value is None else choose(value, TEXT_PRESETS, "preset")
 
 
 class VAESource(Source):
-    """The VAE that a recipe of kind `vae` trains."""
+    """The VAE that a recipe of kind `vae` trains.
+
+    `inflate_from` is the folder of an image VAE (`AutoencoderKL`), which becomes a causal 3-D one
+    that treats images as it does; see `models.video_vae.inflate`.
+    """
+
+    inflate_from: str | None = None
 
     @field_validator("preset")
     @classmethod
     def _known(cls, value: str | None) -> str | None:
-        return value if value is None else _choose(value, VAE_PRESETS, "preset")
-
-
-class WorldSamples(Section):
-    """Which samples of the world a stream draws; see `data.world.sample_batch`."""
-
-    size: Annotated[int, Field(ge=32, le=256)] = 64
-    num_frames: Count = 1
-    split: str = "train"
-    mix: dict[str, NotNegative] | None = None
-
-    @field_validator("split")
-    @classmethod
-    def _known_split(cls, value: str) -> str:
-        return _choose(value, SPLITS, "split")
-
-    @field_validator("mix")
-    @classmethod
-    def _known_families(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None:
-            for family in value:
-                _choose(family, FAMILIES, "family")
-            if not sum(value.values()) > 0:
-                raise ValueError("the mix has no positive weight")
-        return value
-
-
-class LogitNormal(Section):
-    """sigmoid(mean + std * normal); a positive mean shifts towards noise."""
-
-    weight: Positive = 1.0
-    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    std: Positive = 1.0
-
-
-class Timesteps(Section):
-    """How noise levels in (0, 1) are drawn: a mixture of logit-normals and of uniform ones.
-
-    Logit-normal sampling is that of Stable Diffusion 3 (arXiv 2403.03206, section 3.1).
-    """
-
-    logit_normal: tuple[LogitNormal, ...] = (LogitNormal(),)
-    uniform: Share = 0.0
+        return value if value is None else choose(value, VAE_PRESETS, "preset")
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Timesteps:
-        if not self.logit_normal and self.uniform < 1:
-            raise ValueError("without logit_normal, uniform must be 1")
+    def _one_source(self) -> VAESource:
+        given = [self.preset, self.init_from, self.inflate_from]
+        if given.count(None) != 2:
+            raise ValueError("give one of preset, init_from and inflate_from")
+        if self.preset is None and self.overrides:
+            raise ValueError("overrides change a preset; what a folder holds is kept as it is")
         return self
-
-
-class Stream(Section):
-    """A source of batches. Each step draws one stream, with probability in proportion to weight.
-
-    `timesteps` replaces the objective's for this stream: the more frames show a thing, the more
-    noise it takes to hide it, so that clips have to be learnt from higher levels than images.
-    """
-
-    world: WorldSamples = WorldSamples()
-    batch_size: Count = 32
-    weight: Positive = 1.0
-    timesteps: Timesteps | None = None
-
-    @property
-    def name(self) -> str:
-        """What the logs call it."""
-        return "image" if self.world.num_frames == 1 else "video"
 
 
 class Objective(Section):
     """What the denoiser learns to predict, from how much noise, and how errors count.
 
-    `shift`, `video_shift` and `beta_schedule` go into the pipeline that is saved: the first two
-    are of flow models (arXiv 2403.03206, equation 23) and say how steps are spent when sampling,
-    null giving videos the shift of images; the last is of epsilon and v_prediction.
+    `caption_dropout` is the share of samples whose caption and class are hidden.
+
+    `shift`, `video_shift`, `beta_schedule` and `train_timesteps` go into the pipeline that is
+    saved: the first two are of flow models (arXiv 2403.03206, equation 23) and say how steps are
+    spent when sampling, null giving videos the shift of images; the others, the noise schedule and
+    its number of steps, are of the other types.
     """
 
-    type: Literal["flow", "epsilon", "v_prediction"] = "flow"
+    type: Literal["flow", "epsilon", "v_prediction", "sample"] = "flow"
     timesteps: Timesteps = Timesteps()
     weighting: Literal["none", "min_snr"] = "none"
     min_snr_gamma: Positive = 5.0
@@ -171,14 +130,41 @@ class Objective(Section):
     shift: Positive = 1.0
     video_shift: Positive | None = None
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
+    train_timesteps: Annotated[int, Field(ge=2)] = 1000
+
+
+class Adversary(Section):
+    """A discriminator of patches that learns beside the VAE from `start_step` on.
+
+    `weight` multiplies the VAE's loss against it, next to the factor that makes the two pull at the
+    decoder's last layer alike; see `training.adversary`. `channels` and `layers` are those of
+    `models.discriminator.PatchDiscriminator`.
+    """
+
+    weight: Positive = 0.5
+    start_step: WholeNumber = 0
+    channels: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    layers: Count = 3
 
 
 class VAELoss(Section):
-    """Weights of the mean absolute error, the mean squared error and the KL divergence."""
+    """Weights of the mean absolute error, the mean squared error, the KL divergence and LPIPS.
+
+    LPIPS needs `lpips_weights`, a safetensors file; see `models.perceptual.PerceptualDistance`.
+    """
 
     l1: NotNegative = 1.0
     l2: NotNegative = 1.0
     kl: NotNegative = 1e-6
+    lpips: NotNegative = 0.0
+    lpips_weights: str | None = None
+    adversary: Adversary | None = None
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> VAELoss:
+        if self.lpips and self.lpips_weights is None:
+            raise ValueError("lpips needs lpips_weights, the safetensors file of LPIPS with VGG-16")
+        return self
 
 
 class Optimizer(Section):
@@ -209,18 +195,49 @@ class EMA(Section):
 
 
 class Checkpoint(Section):
-    """When the whole state is saved; 0 is never by that measure. The end is always saved."""
+    """When the whole state is saved; 0 is never by that measure. The end is always saved.
+
+    With `background` the run goes on while a copy of the state is written; the averaged model is
+    then saved at the end only.
+    """
 
     every_steps: WholeNumber = 1000
     every_minutes: NotNegative = 0
     keep_last: Count = 2
+    background: bool = False
+
+
+class Parallel(Section):
+    """How the processes that `torchrun` starts share the work: the sizes multiply to their number.
+
+    One of `replicate` and `shard` may be null, which takes what the others leave. Each of
+    `replicate` groups holds all parameters; inside a group they are cut over `shard` times
+    `context` processes, if `shard` is above 1 (FSDP2; with both above 1, HSDP). `context`
+    processes train on the same samples, each with a part of the tokens.
+    """
+
+    replicate: Count | None = None
+    shard: Count | None = 1
+    context: Count = 1
+    timeout_minutes: Positive = 60
+
+    @model_validator(mode="after")
+    def _one_unknown(self) -> Parallel:
+        if self.replicate is None and self.shard is None:
+            raise ValueError("replicate and shard are both null: give one of them")
+        return self
 
 
 class Samples(Section):
-    """Pictures made while training, with the averaged weights; 0 steps between is never."""
+    """Pictures made while training, with the averaged weights; 0 steps between is never.
+
+    Where no prompts are given, `count` captions of a user's own data take their place. A model that
+    reads no text makes `count` of them, of its classes in turn where it has some.
+    """
 
     every_steps: WholeNumber = 0
     prompts: tuple[str, ...] = ()
+    count: Count = 4
     num_frames: Count = 1
     steps: Count = 30
     guidance_scale: NotNegative = 3.0
@@ -234,7 +251,11 @@ class Log(Section):
 
 
 class Recipe(Section):
-    """What the recipes of every kind share; `name` is that of the run folder too."""
+    """What the recipes of every kind share; `name` is that of the run folder too.
+
+    Each batch is passed in `accumulate` parts, one after the other, which saves memory and changes
+    nothing else.
+    """
 
     kind: str
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -245,6 +266,8 @@ class Recipe(Section):
     workers: WholeNumber = 0
     optimizer: Optimizer = Optimizer()
     ema: EMA = EMA()
+    accumulate: Count = 1
+    parallel: Parallel = Parallel()
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["none", "blocks"] = "none"
     max_skipped_steps: WholeNumber = 5
@@ -270,6 +293,23 @@ class DenoiserRecipe(Recipe):
     gradient_checkpointing: bool = False
 
 
+class UNetRecipe(Recipe):
+    """Trains a video U-Net on pixels; `kind: unet`. `text` is for one that reads text."""
+
+    kind: Literal["unet"] = "unet"
+    model: UNetSource
+    text: TextSource | None = None
+    objective: Objective = Objective()
+    gradient_checkpointing: bool = False
+
+    @field_validator("objective")
+    @classmethod
+    def _one_shift(cls, value: Objective) -> Objective:
+        if value.video_shift is not None:
+            raise ValueError("objective.video_shift is for models of images too: give shift")
+        return value
+
+
 class VAERecipe(Recipe):
     """Trains a VAE on frames; `kind: vae`."""
 
@@ -278,13 +318,8 @@ class VAERecipe(Recipe):
     loss: VAELoss = VAELoss()
 
 
-KINDS: dict[str, type[DenoiserRecipe] | type[VAERecipe]] = {
+KINDS: dict[str, type[Recipe]] = {
     "denoiser": DenoiserRecipe,
+    "unet": UNetRecipe,
     "vae": VAERecipe,
 }
-
-
-def _choose(value: str, choices: Iterable[str], kind: str) -> str:
-    if value not in choices:
-        raise suggest(value, choices, kind)
-    return value

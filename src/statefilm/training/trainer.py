@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import signal
-import threading
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,24 +20,25 @@ from statefilm.errors import UsageError
 from statefilm.pipelines.loading import pick_device
 from statefilm.training.batches import Batch
 from statefilm.training.checkpoint import (
+    Saver,
     Snapshot,
     find_snapshot,
     load_parameters,
     replace_folder,
-    save_snapshot,
 )
 from statefilm.training.ema import MovingAverage
 from statefilm.training.loading import dump_recipe
 from statefilm.training.logs import Logs, Meter
 from statefilm.training.optim import Optimizers, learning_rate_factor
 from statefilm.training.parallel import Ranks
+from statefilm.training.parallel.apply import distribute
+from statefilm.training.parallel.sharding import gathered, unsharded, whole
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import Recipe
+from statefilm.training.signals import StopRequest, stop_signals
 from statefilm.training.tasks import build_task
 
 __all__ = ["Trainer"]
-
-ECHO_SECONDS = 2.0
 
 
 @dataclass
@@ -65,7 +64,8 @@ class Trainer:
     else, so that an interrupted run that goes on has the losses of one that was never interrupted,
     to the bit on a CPU, unless the learning rate follows time.
 
-    Started by `torchrun`, the processes share each batch; the losses are those of one process.
+    Started by `torchrun`, the processes share the work as the recipe's `parallel` says; the losses
+    are those of one process, and a checkpoint of any number of them goes on with any other.
 
     Args:
         recipe: from `load_recipe`.
@@ -89,7 +89,7 @@ class Trainer:
         self.recipe = recipe
         self.folder = Path(output_dir)
         self.device = pick_device(device)
-        self.ranks = Ranks.join(self.device)
+        self.ranks = Ranks.join(self.device, recipe.parallel)
         self.quiet = quiet or not self.ranks.is_first
 
     def fit(self, resume: str | os.PathLike[str] = "auto") -> Path:
@@ -103,8 +103,14 @@ class Trainer:
             UsageError, FileExistsError, FileNotFoundError: see `find_snapshot`.
             FloatingPointError: more than `max_skipped_steps` steps in a row were not finite.
             KeyboardInterrupt: SIGINT or SIGTERM; the state was saved first.
+            ConnectionError: another process is gone.
+            OSError: a file could not be written; the checkpoints before it are whole.
         """
-        snapshot = find_snapshot(self.folder, resume)
+        with self.ranks.loud():
+            return self._fit(resume)
+
+    def _fit(self, resume: str | os.PathLike[str]) -> Path:
+        snapshot = find_snapshot(self.folder, resume, self.ranks)
         self.ranks.wait()  # before rank 0 writes what the others would take for a run
         self._build()
         if snapshot is not None:
@@ -116,7 +122,7 @@ class Trainer:
         self._clock = counters.seconds
         folder = self.folder if self.ranks.is_first else None
         self.logs = Logs(folder, counters.step, self.recipe.steps, self.quiet)
-        with self.logs, _stop_signals() as stop:
+        with self.logs, stop_signals() as stop:
             if snapshot is not None:
                 self.logs.say(f"resuming at step {counters.step}")
             self._store_recipe()
@@ -128,21 +134,24 @@ class Trainer:
 
     def _build(self) -> None:
         recipe = self.recipe
-        self.task = build_task(recipe, self.device, self.ranks)
-        self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
-        self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
-        self.counters, self.meter = Counters(), Meter()
+        quarantine = self.folder / "quarantine.jsonl"
+        self.task = build_task(recipe, self.device, self.ranks, quarantine)
         if recipe.compile == "blocks":
             self.task.compile()
+        distribute(self.task.modules, recipe, self.ranks)
+        self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
+        self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
+        self.saver = Saver(self.folder, recipe.checkpoint, self.ranks)
+        self.counters, self.meter = Counters(), Meter()
 
-    def _run(self, stop: _StopRequest) -> bool:
+    def _run(self, stop: StopRequest) -> bool:
         """Step until the recipe's end, its time, or a signal; save on the way and at the end.
 
         Returns:
             Whether a signal ended it before the recipe did.
         """
         recipe, counters = self.recipe, self.counters
-        saved_step, saved_at, stopping = counters.step, time.monotonic(), False
+        exported, saved_at, stopping = counters.step, time.monotonic(), False
         batches = self.task.batches.loader(
             counters.step, recipe.steps, recipe.workers, pin=self.device.type == "cuda"
         )
@@ -152,16 +161,17 @@ class Trainer:
                 break
             self._step(next(batches).to(self.device))
             self._report()
-            minutes = (time.monotonic() - saved_at) / 60
-            if _due(counters.step, recipe.checkpoint.every_steps) or (
-                0 < recipe.checkpoint.every_minutes <= minutes
-            ):
-                self._save()
-                saved_step, saved_at = counters.step, time.monotonic()
+            if self._save_is_due(time.monotonic() - saved_at):
+                export = not recipe.checkpoint.background or counters.step == recipe.steps
+                self._save(export)
+                exported = counters.step if export else exported
+                saved_at = time.monotonic()
             if _due(counters.step, recipe.samples.every_steps):
                 self._sample()
-        if counters.step > saved_step or not (self.folder / self.task.output).exists():
-            self._save()
+        missing = not (self.folder / self.task.output).exists()
+        if counters.step > exported or self.ranks.any(missing):
+            self._save(export=True)
+        self.saver.finish()
         return stopping
 
     def _step(self, batch: Batch) -> None:
@@ -170,20 +180,14 @@ class Trainer:
         factor = learning_rate_factor(recipe.optimizer, counters.step, self._progress())
         # Dropout, and whatever else may draw from the global generator, depends on the step.
         torch.manual_seed(seed_of(recipe.seed, "step", counters.step))
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
-        )
-        with autocast:
-            loss = self.task.loss(batch)
-        loss.backward()
+        loss = self._backward(batch)
         self.ranks.average_gradients(self.optimizers.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(
             self.optimizers.parameters.values(), recipe.optimizer.grad_clip
         )
-        loss = self.ranks.mean(loss.detach())
-        value, norm_value = torch.stack([loss, norm]).tolist()
+        value, norm_value = torch.stack([self.ranks.mean(loss), whole(norm)]).tolist()
         counters.step += 1
-        counters.samples += len(batch.captions) * self.ranks.size
+        counters.samples += len(batch.captions) * self.ranks.sample_parts
         if math.isfinite(value) and math.isfinite(norm_value):
             self.optimizers.step(factor)
             self.average.update()
@@ -191,15 +195,31 @@ class Trainer:
             stream = recipe.data[batch.stream].name
             self.meter.add(loss=value, grad_norm=norm_value, **{f"loss_{stream}": value})
         else:
-            self._skip(value, norm_value)
+            self._skip(batch, value, norm_value)
         self.optimizers.zero_grad()
         self._factor = factor
 
-    def _skip(self, loss: float, norm: float) -> None:
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradients of a batch, part by part; its mean loss, a scalar."""
+        count = self.recipe.accumulate
+        precision = self.recipe.precision == "bfloat16"
+        total = torch.zeros((), device=self.device)
+        for part in _parts(batch, count):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision):
+                loss = self.task.loss(part) / count
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _skip(self, batch: Batch, loss: float, norm: float) -> None:
+        """Count a step that is not finite, and keep what was in its batch."""
         counters = self.counters
         counters.skipped += 1
         counters.skipped_in_a_row += 1
         what = f"loss {loss}, gradient norm {norm}"
+        names = self.ranks.gather_text(json.dumps(batch.names))[:: self.ranks.context]
+        samples = [name for text in names for name in json.loads(text)]
+        self.logs.keep_skipped(counters.step, what, samples)
         if counters.skipped_in_a_row > self.recipe.max_skipped_steps:
             raise FloatingPointError(
                 f"step {counters.step}: not finite for the {counters.skipped_in_a_row}th time in a "
@@ -229,29 +249,43 @@ class Trainer:
         }
         self.logs.write(counters.step, metrics, self._seconds_left())
 
-    def _save(self) -> None:
-        """The checkpoint, and the model with averaged weights."""
-        if not self.ranks.is_first:
-            return
+    def _save_is_due(self, seconds: float) -> bool:
+        """Whether a checkpoint is wanted, so long after the last."""
+        config = self.recipe.checkpoint
+        if not config.every_minutes:
+            return _due(self.counters.step, config.every_steps)
+        late = self.ranks.any(seconds >= 60 * config.every_minutes)
+        return late or _due(self.counters.step, config.every_steps)
+
+    def _save(self, export: bool) -> None:
+        """The checkpoint and, before it and where asked for, the model with averaged weights."""
+        if export:
+            with self.average.applied(), gathered(self.task.modules, self.ranks.is_first):
+                if self.ranks.is_first:
+                    replace_folder(self.folder / self.task.output, self.task.save)
         counters = self.counters
         counters.seconds = self._seconds()
         counters.ema_updates, counters.meter = self.average.updates, self.meter.state()
-        tensors: dict[str, dict[str, Tensor]] = {
+        tensors: dict[str, Mapping[str, Tensor]] = {
             "model": dict(self.task.modules.named_parameters()),
             "ema": self.average.tensors(),
             "optimizer": self.optimizers.tensors(),
         }
-        snapshot = Snapshot(tensors, asdict(counters))
-        save_snapshot(self.folder, snapshot, self.recipe.checkpoint.keep_last)
-        with self.average.applied():
-            replace_folder(self.folder / self.task.output, self.task.save)
+        self.saver.save(Snapshot(tensors, asdict(counters)))
 
     def _sample(self) -> None:
-        if not self.ranks.is_first:
+        """Pictures with averaged weights; a model on several processes makes them on all."""
+        if not (self.ranks.is_first or self.ranks.in_step):
             return
         try:
-            with self.average.applied(), self.task.evaluation():
-                self.task.sample(self.folder / "samples", self.counters.step)
+            with (
+                tempfile.TemporaryDirectory() as unwanted,
+                self.average.applied(),
+                unsharded(self.task.modules),
+                self.task.evaluation(),
+            ):
+                folder = self.folder / "samples" if self.ranks.is_first else Path(unwanted)
+                self.task.sample(folder, self.counters.step)
         except (FloatingPointError, torch.OutOfMemoryError) as error:
             self.logs.say(f"no samples at step {self.counters.step}: {error}")
 
@@ -305,42 +339,6 @@ class Trainer:
         return left if limit is None else min(left, max(0.0, 60 * limit - seconds))
 
 
-@dataclass
-class _StopRequest:
-    """Whether a signal has asked the run to end, and since when on the monotonic clock."""
-
-    requested: bool = False
-    since: float = 0.0
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_StopRequest]:
-    """SIGINT and SIGTERM ask for a stop after the step; a later second one acts at once.
-
-    Not one that follows immediately: a terminal and `torchrun` both hand on the same Ctrl-C.
-    """
-    stop = _StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if not stop.requested:
-            stop.requested, stop.since = True, time.monotonic()
-        elif time.monotonic() - stop.since > ECHO_SECONDS:
-            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -354,3 +352,14 @@ def _flat(fields: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix.rstrip("."): fields}
     return {k: v for key, value in items for k, v in _flat(value, f"{prefix}{key}.").items()}
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in equal parts, sample by sample."""
+    size = len(batch.captions) // count
+    values: dict[str, Any] = {one.name: getattr(batch, one.name) for one in fields(batch)}
+    by_sample = {name: value for name, value in values.items() if isinstance(value, list | Tensor)}
+    for start in range(0, count * size, size):
+        stretch = slice(start, start + size)
+        part: dict[str, Any] = {name: value[stretch] for name, value in by_sample.items()}
+        yield replace(batch, **part)

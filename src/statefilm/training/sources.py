@@ -1,0 +1,244 @@
+"""What streams draw their samples from: procedural worlds, or a user's own files."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from statefilm.data.files import (
+    Bucket,
+    BucketPlan,
+    FileSamples,
+    Quarantine,
+    assign,
+    make_buckets,
+    open_source,
+)
+from statefilm.data.files import Source as FileIndex
+from statefilm.data.world import sample_batch, vocabulary
+from statefilm.data.worlds import find_world
+from statefilm.data.worlds import vocabulary as clip_vocabulary
+from statefilm.errors import UsageError, check_stepped
+from statefilm.training.randomness import seed_of
+from statefilm.training.streams import ClipSamples, FileSource, Stream, WorldSamples
+
+__all__ = ["Samples", "Size", "Source", "buckets_of", "check_sizes", "open_sources", "source_of"]
+
+logger = logging.getLogger(__name__)
+
+_NO_CAPTIONS: Sequence[str] = ()
+
+Size = tuple[int, int, int]  # frames, height and width in pixels
+
+
+class Samples(NamedTuple):
+    """B samples of one size.
+
+    Attributes:
+        frames: float32 [B, 3, T, H, W] in [-1, 1].
+        captions: B texts, empty where nothing is said.
+        labels: int64 [B], classes from 0; -1 where there is none.
+        names: B names, by which messages call the samples.
+    """
+
+    frames: Tensor
+    captions: list[str]
+    labels: Tensor
+    names: list[str]
+
+
+class Source(Protocol):
+    """Samples by number, the same whoever asks.
+
+    Attributes:
+        in_epochs: whether there are only so many samples, each to be seen in its turn: they are
+            then numbered by the steps that draw from this stream, otherwise by all steps.
+        sizes: all that samples may have, the commonest first; those of one step have one.
+        num_classes: None where samples have no classes.
+        class_names: of the classes, in order, where they have names.
+        captions: all of them, where there are only so many.
+    """
+
+    in_epochs: bool
+    sizes: tuple[Size, ...]
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    captions: Sequence[str]
+
+    @property
+    def words(self) -> Sequence[str]:
+        """What the captions are made of, each once."""
+
+    def samples(self, start: int, count: int) -> Samples:
+        """Samples `start` to `start + count - 1`, which are of one step."""
+
+
+class WorldSource:
+    """Captioned scenes; see `data.world`."""
+
+    in_epochs = False
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __init__(self, seed: int, config: WorldSamples) -> None:
+        self.seed, self.config = seed, config
+        self.sizes: tuple[Size, ...] = ((config.num_frames, config.size, config.size),)
+        self.words, self.captions = vocabulary(), _NO_CAPTIONS
+
+    def samples(self, start: int, count: int) -> Samples:
+        world = sample_batch(self.seed, start, count, **self.config.model_dump())
+        return Samples(world.frames, world.captions, torch.full((count,), -1), _names(start, count))
+
+
+class ClipSource:
+    """Clips of one of `data.worlds`."""
+
+    in_epochs = False
+
+    def __init__(self, seed: int, config: ClipSamples) -> None:
+        self.seed, self.config = seed, config
+        world = find_world(config.world)
+        self.sizes: tuple[Size, ...] = ((config.num_frames, config.size, config.size),)
+        self.num_classes: int | None = world.num_classes
+        self.class_names: tuple[str, ...] | None = world.class_names
+        # Of all of them, so that a model may go from one to another.
+        self.words, self.captions = clip_vocabulary(), _NO_CAPTIONS
+
+    def samples(self, start: int, count: int) -> Samples:
+        fields = self.config.model_dump(exclude={"world"})
+        batch = find_world(self.config.world).sample_batch(self.seed, start, count, **fields)
+        return Samples(batch.frames, batch.captions, batch.labels, _names(start, count))
+
+
+class OwnFiles:
+    """A user's images and clips; see `data.files`.
+
+    Args:
+        seed: of the order and of what is cropped away.
+        config: the recipe's section.
+        batch_size: of the stream.
+        where: the section's place in the recipe, for messages.
+        quarantine: the file that remembers bad items; None is no file.
+
+    Raises:
+        UsageError: there is no such data, none of it fits a bucket, or too much of it is bad.
+    """
+
+    in_epochs = True
+    class_names: tuple[str, ...] | None = None
+
+    def __init__(
+        self, seed: int, config: FileSource, batch_size: int, where: str, quarantine: Path | None
+    ) -> None:
+        try:
+            source = source_of(config)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+        entries, fps = source.entries, config.fps
+        found = assign(entries, buckets_of(config), fps=fps, max_upscale=config.max_upscale)
+        if found.dropped:
+            number, reason = next(iter(found.dropped.items()))
+            told = f"{len(found.dropped)} of {len(entries)} items are dropped, as "
+            told = f"{where}: {told}{entries[number].name!r}: {reason}"
+            if not found.members:
+                raise UsageError(told)
+            logger.warning("%s; statefilm data inspect lists them", told)
+        plan = BucketPlan(found, batch_size, seed, drop_last=config.drop_last)
+        self.reader = FileSamples(
+            source, plan, Quarantine(quarantine), fps=fps, background=config.background
+        )
+        members = found.members
+        commonest = sorted(plan.buckets, key=lambda bucket: -len(members[bucket]))
+        self.sizes: tuple[Size, ...] = tuple((b.num_frames, *b.size) for b in commonest)
+        self.captions: Sequence[str] = [text for entry in entries for text in entry.captions]
+        self._labels = {e.name: e.label for e in entries if e.label is not None}
+        self.num_classes: int | None = 1 + max(self._labels.values()) if self._labels else None
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Words and punctuation of the captions, lower-cased, the most frequent first."""
+        counts = Counter(word for text in self.captions for word in words_of(text))
+        return sorted(counts, key=lambda word: (-counts[word], word))
+
+    def samples(self, start: int, count: int) -> Samples:
+        batch = self.reader.batch(start, count)
+        labels = torch.tensor([self._labels.get(name, -1) for name in batch.names])
+        return Samples(batch.frames, batch.captions, labels, batch.names)
+
+
+def source_of(config: FileSource) -> FileIndex:
+    """The index of a section's files.
+
+    Raises:
+        UsageError: see `open_source`.
+    """
+    return open_source(
+        config.path,
+        layout=config.layout,
+        split=config.split,
+        template=config.template,
+        cache=config.cache,
+    )
+
+
+def buckets_of(config: FileSource) -> tuple[Bucket, ...]:
+    """The buckets that a section asks for.
+
+    Raises:
+        UsageError: the area is smaller than one step each way.
+    """
+    return make_buckets(
+        config.area, config.step, ratios=config.ratios, lengths=config.lengths, frame_step=1
+    )
+
+
+def words_of(text: str) -> list[str]:
+    """Words and marks of punctuation, as a word tokenizer splits them."""
+    return re.findall(r"[^\W_]+|[^\w\s]|_", unicodedata.normalize("NFKC", text).lower())
+
+
+def open_sources(
+    seed: int, streams: Sequence[Stream], quarantine: Path | None = None
+) -> tuple[Source, ...]:
+    """The source of each stream of a run with a seed; `quarantine` remembers files' bad items."""
+    return tuple(_open(seed, number, stream, quarantine) for number, stream in enumerate(streams))
+
+
+def _open(seed: int, number: int, stream: Stream, quarantine: Path | None) -> Source:
+    if stream.files is not None:
+        own, where = seed_of(seed, "files", number), f"data.{number}.files"
+        return OwnFiles(own, stream.files, stream.batch_size, where, quarantine)
+    own = seed_of(seed, "world", number)
+    if stream.clips is not None:
+        return ClipSource(own, stream.clips)
+    assert stream.world is not None
+    return WorldSource(own, stream.world)
+
+
+def check_sizes(streams: Sequence[Stream], sources: Sequence[Source], steps: Size) -> None:
+    """Raise unless a model takes the sizes of all streams.
+
+    Args:
+        steps: frames are 1 + k * steps[0], heights and widths multiples of the others.
+    """
+    for number, (stream, source) in enumerate(zip(streams, sources, strict=True)):
+        names = ("num_frames", "size", "size")
+        if stream.files is not None:
+            names = ("lengths", "step: height", "step: width")
+        frames, height, width = (f"data.{number}.{stream.kind}.{name}" for name in names)
+        for size in source.sizes:
+            check_stepped(frames, size[0], steps[0], offset=1)
+            check_stepped(height, size[1], steps[1])
+            check_stepped(width, size[2], steps[2])
+
+
+def _names(start: int, count: int) -> list[str]:
+    return [f"sample {index}" for index in range(start, start + count)]
