@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from statefilm.data.world.captions import parse
-from statefilm.data.world.tasks import T2I_TASKS
+from statefilm.data.world.tasks import T2I_TASKS, T2V_TASKS
 from statefilm.evaluation.world import evaluate_t2i, evaluate_t2v, oracle, read_png
+from statefilm.evaluation.world.quality import QUALITY
+from statefilm.evaluation.world.semantics import SEMANTICS
 
 
 def blank(prompts, seeds):
@@ -28,7 +30,9 @@ def perfect():
 
 @pytest.fixture(scope="module")
 def clips():
-    return evaluate_t2v(lambda p, s: oracle(p, s, num_frames=9), clips=16, batch_size=5)
+    return evaluate_t2v(
+        lambda p, s: oracle(p, s, num_frames=9), clips=16, tasks=T2V_TASKS, batch_size=5
+    )
 
 
 def test_the_oracle_is_always_right(perfect):
@@ -119,19 +123,66 @@ def test_sizes_that_the_oracle_cannot_have():
 
 
 def test_the_oracle_of_clips_is_always_right(clips):
-    assert {metric.value for metric in clips.metrics.values()} == {1.0}
     assert {"motion_class", "video_color", "video_shape", "video_all"} <= clips.metrics.keys()
+    for name in (*SEMANTICS, "quality_score", "semantic_score", "total_score"):
+        assert clips.metrics[name].value == pytest.approx(1.0), name
+    assert set(clips.details["t2v"]["normalised"]) == {*SEMANTICS, *QUALITY}
     assert clips.metrics["motion_class.orbit"].n == 2
     assert clips.metrics["motion_class"].floor < 0.4
+    assert clips.metrics["overall_consistency"].n == 32
+    for name, metric in clips.metrics.items():
+        assert metric.value == pytest.approx(clips.oracle[name]), name
 
 
-def test_reversed_clips_lose_their_motion_alone(clips):
-    turned = evaluate_t2v(lambda p, s: oracle(p, s, num_frames=9).flip(2), clips=16)
+def test_reversed_clips_lose_what_has_a_direction_in_time():
+    asked = []
+
+    def backwards(prompts, seeds):
+        asked.extend(parse(prompt).groups[0].motion for prompt in prompts)
+        return oracle(prompts, seeds, num_frames=9).flip(2)
+
+    turned = evaluate_t2v(backwards, clips=16, tasks=T2V_TASKS).metrics
     # Of eight motions a bounce alone is the same backwards.
-    assert turned.metrics["motion_class"].value == 1 / 8
-    assert turned.metrics["motion_class.bounce"].value == 1.0
-    assert turned.metrics["video_color"].value == 1.0
-    assert turned.metrics["video_all"].value == turned.metrics["motion_class"].value
+    assert turned["motion_class"].value == 1 / 8
+    assert turned["motion_class.bounce"].value == 1.0
+    assert turned["video_color"].value == 1.0
+    assert turned["video_all"].value == turned["motion_class"].value
+    there_and_back = [{"left", "right"}, {"up", "down"}]
+    events = [set(motion) in there_and_back for motion in asked if len(motion) == 2]
+    assert turned["event_order"].value == sum(events) / 4 < 1
+    assert turned["dynamic_attribute"].value == 0
+    assert turned["spatial_relationship"].value == 1.0
+    assert turned["quality_score"].value == pytest.approx(1.0)
+    assert turned["semantic_score"].value < 0.8
+
+
+def test_noise_has_no_quality_and_frozen_clips_have_most_of_it():
+    def noise(prompts, seeds):
+        return 2 * torch.rand(len(prompts), 3, 9, 64, 64) - 1
+
+    def frozen(prompts, seeds):
+        return oracle(prompts, seeds, num_frames=9)[:, :, :1].expand(-1, -1, 9, -1, -1)
+
+    assert evaluate_t2v(noise, clips=8).metrics["quality_score"].value < 0.05
+    results = evaluate_t2v(frozen, clips=8)
+    assert results.metrics["dynamic_degree"].value == 0
+    assert results.metrics["quality_score"].value == pytest.approx(5 / 5.5, abs=0.01)
+    assert "total_score" not in results.metrics
+
+
+def test_the_best_and_worst_samples_are_kept_in_their_order():
+    def every_other(prompts, seeds):
+        frames = oracle(prompts, seeds)
+        frames[[seed % 2 == 1 for seed in seeds]] = -0.9
+        return frames
+
+    samples = evaluate_t2i(every_other, images_per_task=20, tasks=["colors"], batch_size=3).samples
+    best, worst = samples["colors.best"], samples["colors.worst"]
+    assert [sample.seed for sample in best] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert {(sample.strict, sample.soft) for sample in best} == {(1.0, 1.0)}
+    assert [sample.seed for sample in worst] == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert {(sample.strict, sample.soft) for sample in worst} == {(0.0, 0.0)}
+    assert best[0].frames.shape == (1, 3, 64, 64)
 
 
 def test_results_are_written(tmp_path, perfect, clips):
@@ -143,14 +194,14 @@ def test_results_are_written(tmp_path, perfect, clips):
     for entry in content["metrics"].values():
         assert entry.keys() == {"value", "low", "high", "n", "floor"}
         assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1
-    assert content["details"] == {
-        "t2i": {"images": 72, "seed": 0},
-        "t2v": {"clips": 16, "seed": 0},
-    }
+    assert content["details"]["t2i"] == {"images": 72, "seed": 0}
+    clips = content["details"]["t2v"]
+    assert (clips["clips"], clips["seed"]) == (16 + 4 * 4, 0)
+    assert set(clips["normalised"].values()) == {1.0}
     assert results.as_dict().items() <= content.items()
-    with Image.open(path.with_name("motion_class.right.png")) as image:
+    with Image.open(path.with_name("motion_class.best.png")) as image:
         assert image.size == (4 * (5 * 65 - 1 + 2) - 2, 2 * 66 - 2)
-    grid = path.with_name("colors.right.png")
+    grid = path.with_name("colors.best.png")
     prompts = content["samples"][grid.name]
     assert len(prompts) == 8
     with Image.open(grid) as image:
@@ -187,6 +238,8 @@ def test_bad_frames(frames, message):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="unknown task 'colours'"):
         evaluate_t2i(blank, tasks=["colours"])
+    with pytest.raises(ValueError, match="unknown task 'colors': valid are motion_class, multiple"):
+        evaluate_t2v(blank, tasks=["colors"])
     with pytest.raises(ValueError, match="0 pictures"):
         evaluate_t2i(blank, images_per_task=0)
 

@@ -10,9 +10,9 @@ import torch
 from statefilm.data.world.captions import parse
 from statefilm.data.world.render import render
 from statefilm.data.world.sample import compose, sample_batch
-from statefilm.data.world.scene import BACKGROUNDS, Scene
+from statefilm.data.world.scene import BACKGROUNDS, Scene, Thing
 from statefilm.data.world.tasks import Prompt, load_prompts
-from statefilm.evaluation.world.reader import Reading, read_images
+from statefilm.evaluation.world.reader import Found, Reading, read_images
 from statefilm.evaluation.world.verdicts import judge
 
 NOISE = 0.06  # standard deviation, in parts of the range of pixel values
@@ -48,7 +48,7 @@ def reader_gates(count: int = 2000, *, seed: int = 0, size: int = 64) -> list[Ga
         right = torch.zeros(3, dtype=torch.long)
         for scenes, readings in _read_scenes(count, seed, size, noise):
             for scene, reading in zip(scenes, readings, strict=True):
-                right += torch.tensor(_agreement(scene, reading))
+                right += torch.tensor(agreement(scene.things, reading))
         for name, hits, permille in zip(
             ("count", "color", "shape"), right.tolist(), allowed, strict=True
         ):
@@ -75,10 +75,8 @@ def drop(scene: Scene) -> Scene:
 CHANGES = {"swap_colors": swap_colors, "mirror": mirror, "drop": drop}
 
 
-def _read_scenes(
-    count: int, seed: int, size: int, noise: float
-) -> Iterator[tuple[list[Scene], list[Reading]]]:
-    """Scenes of all families on all backgrounds, with what is read from their pictures."""
+def draw_scenes(count: int, seed: int, size: int) -> Iterator[tuple[list[Scene], torch.Tensor]]:
+    """Scenes of all families on all backgrounds, some at a time, and their [N, 3, size, size]."""
     names = tuple(BACKGROUNDS)
     for start in range(0, count, _SCENES_AT_ONCE):
         part = range(start, min(count, start + _SCENES_AT_ONCE))
@@ -87,26 +85,35 @@ def _read_scenes(
             replace(scene, background=names[index % len(names)])
             for index, scene in zip(part, drawn, strict=True)
         ]
-        images = render(scenes, size=size)[:, :, 0]
-        generator = torch.Generator().manual_seed(seed + start)
-        # The range of pixel values is 2 wide.
-        images = images + 2 * noise * torch.randn(images.shape, generator=generator)
-        yield scenes, read_images(images)
+        yield scenes, render(scenes, size=size)[:, :, 0]
 
 
-def _agreement(scene: Scene, reading: Reading) -> tuple[bool, bool, bool]:
+def agreement(
+    things: Sequence[Thing] | Sequence[Found], reading: Reading
+) -> tuple[bool, bool, bool]:
     """Whether number, colours and shapes of the things are as read; each thing by its place."""
-    if len(scene.things) != len(reading.objects):
+    if len(things) != len(reading.objects):
         return False, False, False
     pairs = [
         (thing, min(reading.objects, key=lambda o: (o.x - thing.x) ** 2 + (o.y - thing.y) ** 2))
-        for thing in scene.things
+        for thing in things
     ]
     return (
         True,
         all(thing.color == found.color for thing, found in pairs),
         all(thing.shape == found.shape for thing, found in pairs),
     )
+
+
+def _read_scenes(
+    count: int, seed: int, size: int, noise: float
+) -> Iterator[tuple[list[Scene], list[Reading]]]:
+    """Scenes with what is read from their pictures, under Gaussian noise."""
+    for number, (scenes, images) in enumerate(draw_scenes(count, seed, size)):
+        generator = torch.Generator().manual_seed(seed + number * _SCENES_AT_ONCE)
+        # The range of pixel values is 2 wide.
+        images = images + 2 * noise * torch.randn(images.shape, generator=generator)
+        yield scenes, read_images(images)
 
 
 def _change_gates(count: int, seed: int, size: int) -> list[Gate]:

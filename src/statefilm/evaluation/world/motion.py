@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 
@@ -55,12 +56,17 @@ class ClipReading:
     alone: bool = False
 
 
-def read_clips(clips: torch.Tensor) -> list[ClipReading]:
-    """Reads clips, floating point [N, 3, T, H, W] in [-1, 1], each with T >= 5 frames."""
+def check_clips(clips: torch.Tensor) -> None:
+    """Raises ValueError for clips that are no [N, 3, T, H, W], or too short to read a motion."""
     if clips.ndim != 5 or clips.shape[2] < MIN_FRAMES:
         raise ValueError(
             f"clips have the shape {list(clips.shape)}: valid is [N, 3, T, H, W], T >= {MIN_FRAMES}"
         )
+
+
+def read_clips(clips: torch.Tensor) -> list[ClipReading]:
+    """Reads clips, floating point [N, 3, T, H, W] in [-1, 1], each with T >= 5 frames."""
+    check_clips(clips)
     num_frames = clips.shape[2]
     readings = read_images(clips.transpose(1, 2).flatten(0, 1))
     return [
@@ -124,6 +130,7 @@ def classify(track: Track, num_frames: int) -> tuple[str | None, float]:
     return (MOTIONS[best] if explained[best] >= MIN_FIT * change else None), speed
 
 
+@lru_cache(maxsize=32)
 def _unit_paths(num_frames: int) -> torch.Tensor:
     """x, y and log radius over time of each of `MOTIONS` at speed 1: float64 [9, T, 3]."""
     scenes = [

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 
-from statefilm.data.world.captions import parse
-from statefilm.data.world.render import MAX_SIZE, MIN_SIZE, render
-from statefilm.data.world.sample import compose
 from statefilm.data.world.scene import SHAPES
-from statefilm.data.world.splits import is_heldout
-from statefilm.data.world.tasks import T2I_TASKS, Prompt, load_prompts
-from statefilm.evaluation.world.motion import read_clips
-from statefilm.evaluation.world.reader import read_images
-from statefilm.evaluation.world.results import Metric, Results, Sample, mean, proportion
+from statefilm.data.world.tasks import T2I_TASKS, T2V_TASKS, Prompt, load_prompts
+from statefilm.evaluation.world.evidence import Evidence, read_evidence
+from statefilm.evaluation.world.quality import QUALITY
+from statefilm.evaluation.world.reader import Reading, read_images
+from statefilm.evaluation.world.results import Metric, Results, Sample, mean
+from statefilm.evaluation.world.runs import (
+    Generate,
+    Judged,
+    Progress,
+    Run,
+    asked,
+    by_split,
+    cycle,
+    of_shapes,
+    oracle,
+    shifted,
+    summary,
+)
+from statefilm.evaluation.world.semantics import OF_ALL, OF_TASK, SEMANTICS
+from statefilm.evaluation.world.totals import normalised, total_scores
+from statefilm.evaluation.world.triples import soft_score
 from statefilm.evaluation.world.verdicts import judge, judge_clip
 
-# (prompts, seeds) -> frames [N, 3, T, H, W] in [-1, 1]
-Generate = Callable[[list[str], list[int]], torch.Tensor]
-Progress = Callable[[int, int], None]  # (done, total)
+__all__ = ["evaluate_t2i", "evaluate_t2v", "oracle"]
 
-SHUFFLES = 16  # permutations of the prompts that a floor averages over
-KEPT = 8  # pictures kept of each task, right ones and wrong ones each
-STRIP = 5  # frames of a clip that its kept strip shows
+NOISE_CLIPS = 4  # whose quality is the floor of quality
+FEWER = 4  # the other tasks of clips have a quarter of the clips of the first
 
 
 def evaluate_t2i(
@@ -54,24 +60,22 @@ def evaluate_t2i(
         progress: called after each batch.
 
     Returns:
-        The verdicts "parity" and "strict" of each task and, as "mean.parity" and "mean.strict", of
-        the tasks together; with ".seen" and ".heldout" those on one kind of prompts. Floors are
-        the same images under prompts shuffled within their task.
+        The verdicts "parity" and "strict" and the score "soft" (`triples`) of each task and, as
+        "mean.parity" and so on, of the tasks together; with ".seen" and ".heldout" those on one
+        kind of prompts. Floors are the same images under prompts shuffled within their task.
     """
-    for task in tasks:
-        if task not in T2I_TASKS:
-            raise ValueError(f"unknown task {task!r}: valid are {', '.join(T2I_TASKS)}")
-    prompts = _of_shapes(load_prompts("t2i"), shapes)
+    _check_tasks(tasks, T2I_TASKS)
+    prompts = of_shapes(load_prompts("t2i"), shapes)
     plan = {
-        task: _cycle([p for p in prompts if p["tag"] == task], images_per_task) for task in tasks
+        task: cycle([p for p in prompts if p["tag"] == task], images_per_task) for task in tasks
     }
     total, done = sum(map(len, plan.values())), 0
     results = Results({}, details={"t2i": {"images": total, "seed": seed}})
+    run = Run(generate, _read_stills, _judge_still, ("strict", "soft"), seed, batch_size)
     for task, chosen in plan.items():
-        run = _Run(generate, _read_stills, judge, seed, batch_size)
-        judged, samples = run(chosen, "strict", _shifted(progress, done, total))
+        judged, samples = run(chosen, shifted(progress, done, total))
         done += len(chosen)
-        results |= _summary(f"{task}.", _by_split(judged))
+        results |= summary(f"{task}.", by_split(judged))
         results |= Results({}, samples={f"{task}.{name}": s for name, s in samples.items()})
     return results | _task_means(results, tasks)
 
@@ -80,173 +84,132 @@ def evaluate_t2v(
     generate: Generate,
     *,
     clips: int = 128,
+    tasks: Sequence[str] = T2V_TASKS[:1],
     shapes: Sequence[str] = SHAPES,
     seed: int = 0,
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> Results:
-    """Clips of one moving thing: its class of motion, its colour, its shape, and all of these.
+    """Clips, shaped as VBench (arXiv 2311.17982): what moves, what it looks like, how well.
 
     The arguments are those of `evaluate_t2i`, with clips [N, 3, T, H, W] of T >= 5 frames for
-    images, and 128 prompts in one task.
+    images. The motion class has `clips` of them (its list holds 128 prompts), each other task of
+    `T2V_TASKS` a quarter as many.
 
     Returns:
-        The verdicts of `judge_clip`, with ".seen" and ".heldout" as above, and the class of motion
-        also for each motion apart, as in "motion_class.orbit".
+        The dimensions of `SEMANTICS` that the tasks ask for, the verdicts of `judge_clip`, and
+        those of `QUALITY` on the clips of the motion class; with ".seen" and ".heldout" as above,
+        and the class of motion also for each motion apart, as in "motion_class.orbit". Floors are
+        those of shuffled prompts, and of pure noise for quality. "quality_score" and, with all
+        tasks, "semantic_score" and "total_score" weigh them, see `total_scores`; the details hold
+        the normalised dimensions.
     """
-    prompts = _cycle(_of_shapes(load_prompts("t2v"), shapes), clips)
-    run = _Run(generate, read_clips, judge_clip, seed, batch_size)
-    judged, samples = run(prompts, "motion_class", _shifted(progress, 0, len(prompts)))
-    motions = dict.fromkeys(item.prompt["include"][0]["motion"] for item in judged)
-    by_motion = {
-        f".{motion}": [item for item in judged if item.prompt["include"][0]["motion"] == motion]
-        for motion in motions
+    _check_tasks(tasks, T2V_TASKS)
+    prompts = of_shapes([*load_prompts("t2v"), *load_prompts("t2v_dimensions")], shapes)
+    plan = {
+        task: cycle(
+            [p for p in prompts if p["tag"] == task],
+            clips if task == T2V_TASKS[0] else -(-clips // FEWER),
+        )
+        for task in tasks
     }
-    results = _summary("", _by_split(judged))
-    results |= _summary("", by_motion, names=("motion_class",))
-    return results | Results(
-        {},
-        samples={f"motion_class.{name}": s for name, s in samples.items()},
-        details={"t2v": {"clips": len(prompts), "seed": seed}},
-    )
+    total, done = sum(map(len, plan.values())), 0
+    results = Results({}, details={"t2v": {"clips": total, "seed": seed}})
+    by_task: dict[str, list[Judged]] = {}
+    noise: dict[str, float] = {}
+    for task, chosen in plan.items():
+        run = Run(generate, _read_clips, _judge_clip, (task, OF_ALL[-1]), seed, batch_size)
+        by_task[task], samples = run(chosen, shifted(progress, done, total))
+        done += len(chosen)
+        results |= Results({}, samples={f"{task}.{name}": s for name, s in samples.items()})
+        if task == T2V_TASKS[0]:
+            noise = _noise_quality(samples["best"][0], seed)
+    judged = [item for items in by_task.values() for item in items]
+    results |= summary("", by_split(judged))
+    results |= summary("", _by_motion(judged), names=("motion_class",))
+    results = _with_floors(results, noise)
+    return results | _scores(results, list(by_task.values()), seed)
 
 
-def oracle(
-    prompts: Sequence[str], seeds: Sequence[int], *, size: int = 64, num_frames: int = 1
-) -> torch.Tensor:
-    """The perfect generator: random scenes of which the prompts are true, rendered.
-
-    Returns:
-        float32 [N, 3, num_frames, size, size] in [-1, 1].
-    """
-    scenes = [compose(parse(p), seed) for p, seed in zip(prompts, seeds, strict=True)]
-    return render(scenes, size=size, num_frames=num_frames)
+def _check_tasks(tasks: Sequence[str], valid: Sequence[str]) -> None:
+    for task in tasks:
+        if task not in valid:
+            raise ValueError(f"unknown task {task!r}: valid are {', '.join(valid)}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The verdicts on one picture: as made, under shuffled prompts (rates), and on its oracle."""
-
-    prompt: Prompt
-    verdicts: dict[str, bool]
-    floors: dict[str, float]
-    oracle: dict[str, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A generator with the way in which its pictures are read and judged."""
-
-    generate: Generate
-    read: Callable[[torch.Tensor], list[Any]]
-    judge: Callable[[Any, Prompt], dict[str, bool]]
-    seed: int
-    batch_size: int
-
-    def __call__(
-        self, prompts: list[Prompt], telling: str, progress: Callable[[int], None]
-    ) -> tuple[list[_Judged], dict[str, list[Sample]]]:
-        """Judges one picture for each prompt; keeps some that are right or wrong by `telling`."""
-        found, truths = [], []
-        samples: dict[str, list[Sample]] = {"right": [], "wrong": []}
-        for start in range(0, len(prompts), self.batch_size):
-            batch = prompts[start : start + self.batch_size]
-            texts = [prompt["prompt"] for prompt in batch]
-            seeds = [self.seed + start + i for i in range(len(batch))]
-            frames = self.generate(texts, seeds).cpu()
-            if frames.ndim != 5 or len(frames) != len(batch):
-                raise ValueError(
-                    f"generated frames have the shape {list(frames.shape)}: "
-                    f"valid for {len(batch)} prompts is [{len(batch)}, 3, T, H, W]"
-                )
-            found += self.read(frames)
-            size = min(max(frames.shape[-1], MIN_SIZE), MAX_SIZE)
-            truths += self.read(oracle(texts, seeds, size=size, num_frames=frames.shape[2]))
-            for prompt, reading, picture in zip(batch, found[start:], frames, strict=True):
-                kept = samples["right" if self.judge(reading, prompt)[telling] else "wrong"]
-                if len(kept) < KEPT:
-                    kept.append(Sample(prompt["prompt"], _strip(picture)))
-            progress(start + len(batch))
-        floors = self._floors(found, prompts)
-        rows = zip(prompts, found, floors, truths, strict=True)
-        judged = [
-            _Judged(prompt, self.judge(reading, prompt), floor, self.judge(truth, prompt))
-            for prompt, reading, floor, truth in rows
-        ]
-        return judged, samples
-
-    def _floors(self, found: list[Any], prompts: list[Prompt]) -> list[dict[str, float]]:
-        """How often each picture would be right under another picture's prompt."""
-        order = random.Random(self.seed)
-        shuffled = [order.sample(prompts, len(prompts)) for _ in range(SHUFFLES)]
-        floors = []
-        for reading, others in zip(found, zip(*shuffled, strict=True), strict=True):
-            verdicts = [self.judge(reading, prompt) for prompt in others]
-            floors.append({name: sum(v[name] for v in verdicts) / SHUFFLES for name in verdicts[0]})
-        return floors
-
-
-def _read_stills(frames: torch.Tensor) -> list[Any]:
+def _read_stills(frames: torch.Tensor) -> list[Reading]:
     if frames.shape[2] != 1:
         raise ValueError(f"images have {frames.shape[2]} frames: valid is 1, as [N, 3, 1, H, W]")
     return read_images(frames[:, :, 0])
 
 
-def _of_shapes(prompts: list[Prompt], shapes: Sequence[str]) -> list[Prompt]:
-    for shape in shapes:
-        if shape not in SHAPES:
-            raise ValueError(f"unknown shape {shape!r}: valid are {', '.join(SHAPES)}")
-    return [p for p in prompts if all(need["class"] in shapes for need in p["include"])]
+def _judge_still(found: Reading, prompt: Prompt) -> dict[str, float]:
+    return {**judge(found, prompt), "soft": soft_score(found, asked(prompt))}
 
 
-def _cycle(prompts: list[Prompt], count: int) -> list[Prompt]:
-    """At least `count` prompts, each equally often, or `count` of them where there are more."""
-    if count < 1:
-        raise ValueError(f"{count} pictures are not enough to judge: at least 1 is needed")
-    if count < len(prompts):
-        return [prompts[i * len(prompts) // count] for i in range(count)]
-    return prompts * math.ceil(count / len(prompts))
+def _read_clips(frames: torch.Tensor) -> list[tuple[Evidence, dict[str, float]]]:
+    """Each clip read, with its quality, which no prompt changes."""
+    read = read_evidence(frames)
+    return [(clip, {name: measure(clip) for name, measure in QUALITY.items()}) for clip in read]
 
 
-def _shifted(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
-    return lambda more: progress(done + more, total) if progress else None
+def _judge_clip(found: tuple[Evidence, dict[str, float]], prompt: Prompt) -> dict[str, float]:
+    clip, quality = found
+    task, description = prompt["tag"], asked(prompt)
+    names = (*OF_TASK[task], *OF_ALL)
+    scores = {name: SEMANTICS[name](clip, description) for name in names}
+    if task == T2V_TASKS[0]:
+        scores |= {**judge_clip(clip.motion, prompt), **quality}
+    return scores
 
 
-def _strip(picture: torch.Tensor) -> torch.Tensor:
-    """Some frames of [3, T, H, W] in [-1, 1] side by side, uint8."""
-    step = max(1, (picture.shape[1] - 1) // (STRIP - 1))
-    row = torch.cat([F.pad(f, (0, 1), value=1.0) for f in picture[:, ::step].unbind(1)], dim=-1)
-    return ((row[..., :-1].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-
-
-def _by_split(judged: list[_Judged]) -> dict[str, list[_Judged]]:
-    parts: dict[str, list[_Judged]] = {"": judged, ".seen": [], ".heldout": []}
+def _by_motion(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    parts: dict[str, list[Judged]] = {}
     for item in judged:
-        heldout = is_heldout(parse(item.prompt["prompt"]))
-        parts[".heldout" if heldout else ".seen"].append(item)
+        if item.prompt["tag"] == T2V_TASKS[0]:
+            parts.setdefault(f".{item.prompt['include'][0]['motion']}", []).append(item)
     return parts
 
 
-def _summary(
-    prefix: str, parts: Mapping[str, list[_Judged]], names: Sequence[str] | None = None
-) -> Results:
-    """Figures for each verdict and part, named `prefix` + verdict + the part's suffix."""
-    metrics: dict[str, Metric] = {}
-    truth: dict[str, float] = {}
-    for suffix, judged in parts.items():
-        for name in names or (judged[0].verdicts if judged else ()):
-            floor = sum(item.floors[name] for item in judged) / len(judged)
-            key = f"{prefix}{name}{suffix}"
-            metrics[key] = proportion([item.verdicts[name] for item in judged], floor)
-            truth[key] = sum(item.oracle[name] for item in judged) / len(judged)
-    return Results(metrics, truth)
+def _noise_quality(shaped_as: Sample, seed: int) -> dict[str, float]:
+    """The quality of clips of pure noise, as long and as large as a sample."""
+    assert shaped_as.frames is not None
+    frames, *sizes = shaped_as.frames.shape
+    generator = torch.Generator().manual_seed(seed)
+    noise = 2 * torch.rand(NOISE_CLIPS, frames, *sizes, generator=generator) - 1
+    found = [quality for _, quality in _read_clips(noise.transpose(1, 2))]
+    return {name: sum(one[name] for one in found) / len(found) for name in QUALITY}
+
+
+def _with_floors(results: Results, floors: Mapping[str, float]) -> Results:
+    """The results with other floors for some figures, in all their parts."""
+    metrics = {
+        key: replace(metric, floor=floors.get(key.split(".")[0], metric.floor))
+        for key, metric in results.metrics.items()
+    }
+    return replace(results, metrics=metrics)
+
+
+def _scores(results: Results, by_task: list[list[Judged]], seed: int) -> Results:
+    """The scores that weigh all dimensions, and the normalised dimensions."""
+    dimensions = [name for name in (*SEMANTICS, *QUALITY) if name in results.metrics]
+    floors = {name: results.metrics[name].floor for name in dimensions}
+    truth = {name: results.oracle[name] for name in dimensions}
+    clips = [
+        [{n: item.scores[n] for n in dimensions if n in item.scores} for item in items]
+        for items in by_task
+    ]
+    totals = total_scores(clips, floors, truth, tuple(SEMANTICS), seed)
+    unit = {n: normalised(results.metrics[n].value, floors[n], truth[n]) for n in dimensions}
+    details = {"t2v": {**results.details["t2v"], "normalised": unit}}
+    return Results(totals, dict.fromkeys(totals, 1.0), details=details)
 
 
 def _task_means(results: Results, tasks: Sequence[str]) -> Results:
     """The unweighted means over the tasks, or over those that have prompts of a split."""
     metrics: dict[str, Metric] = {}
     truth: dict[str, float] = {}
-    for name in ("strict", "parity"):
+    for name in ("strict", "parity", "soft"):
         for suffix in ("", ".seen", ".heldout"):
             keys = [f"{task}.{name}{suffix}" for task in tasks]
             keys = [key for key in keys if key in results.metrics]

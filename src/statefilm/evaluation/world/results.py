@@ -36,10 +36,21 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture kept to be looked at: uint8 [3, H, W] (a clip as a strip of frames)."""
+    """One picture kept to be looked at: uint8 [3, H, W] (a clip as a strip of frames).
+
+    Attributes:
+        frames: all of it, uint8 [T, 3, H, W].
+        strict: how far it is right by its task's verdict, 0 to 1.
+        soft: how far it agrees with its prompt, 0 to 1.
+        seed: it was made from.
+    """
 
     prompt: str
     image: torch.Tensor
+    frames: torch.Tensor | None = None
+    strict: float | None = None
+    soft: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class Results:
     Attributes:
         metrics: figures by their names, such as "colors.strict" or "colors.strict.heldout".
         oracle: what rendered truth scores in place of the generated pictures, by the same names.
-        samples: a few pictures by name, such as "colors.right" and "colors.wrong".
+        samples: a few pictures by name, such as "colors.best" and "colors.worst".
         details: how the figures were made; goes into the file as it is.
     """
 
@@ -109,8 +120,8 @@ class Results:
         )
 
 
-def proportion(verdicts: Sequence[bool], floor: float) -> Metric:
-    """The part of verdicts that are true, with Wilson's interval."""
+def proportion(verdicts: Sequence[float], floor: float) -> Metric:
+    """The part of verdicts that are true, or a mean of scores in [0, 1], with Wilson's interval."""
     right, total = sum(verdicts), len(verdicts)
     return Metric(right / total, *wilson_interval(right, total), total, floor)
 

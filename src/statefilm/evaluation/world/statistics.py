@@ -6,11 +6,13 @@ from collections.abc import Sequence
 Z_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: int, z: float = Z_95) -> tuple[float, float]:
     """The interval (low, high), inside [0, 1], for a proportion of `successes` in `trials`.
 
-    `z` is the normal quantile of the confidence (default: 95 %, two-sided). Unlike the normal
-    interval it keeps its coverage near 0 and 1. No trials tell nothing: (0, 1).
+    A sum of scores in [0, 1] may stand for the successes: none varies more than yes and no, so
+    that the interval is then too wide rather than too narrow. `z` is the normal quantile of the
+    confidence (default: 95 %, two-sided). Unlike the normal interval it keeps its coverage near 0
+    and 1. No trials tell nothing: (0, 1).
     Source: E. B. Wilson, "Probable inference", JASA 22 (1927), equation 4.
     """
     if not 0 <= successes <= trials:

@@ -1,0 +1,14 @@
+"""Judging clips: FVD-rand128 between sets of them, and exact readings by their world's laws."""
+
+from statefilm.evaluation.clips.fvd import Distance, frechet_distance, fvd_rand128
+from statefilm.evaluation.clips.network import clip_features
+from statefilm.evaluation.clips.readings import read_clips, shuffled_frames
+
+__all__ = [
+    "Distance",
+    "clip_features",
+    "frechet_distance",
+    "fvd_rand128",
+    "read_clips",
+    "shuffled_frames",
+]
