@@ -1,16 +1,21 @@
 """The command line run in this process, and a whole model folder at toy size."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from statefilm import HTHPipeline
+from statefilm import HTHPipeline, TemporalSSMUNet, VideoDiffusionPipeline
 from statefilm.cli.main import run
 from statefilm.data.world import vocabulary
 from statefilm.models import build
 from statefilm.models.text import build_text_encoder, build_word_tokenizer
+from statefilm.pipelines import ddpm_scheduler
+
+CLASS_NAMES = ["red walls", "blue walls", "7"]
+TEXT_DIM = 8
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,52 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "toy"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def unet(tmp_path_factory):
+    """A folder with a random video U-Net, 8 x 8 and clips of 3 frames; read only.
+
+    It is made by what it reads: "none", "class" or "text".
+    """
+
+    @cache
+    def make(reads):
+        torch.manual_seed(0)
+        conditions = {"class": {"num_classes": 3}, "text": {"text_dim": TEXT_DIM}, "none": {}}
+        model = TemporalSSMUNet(
+            dim=8,
+            multipliers=(1, 2),
+            groups=4,
+            spatial_heads=2,
+            temporal_mixer="hydra",
+            temporal_mixer_options={"state_dim": 4},
+            **conditions[reads],
+        )
+        tokenizer = text_encoder = None
+        if reads == "text":
+            tokenizer = build_word_tokenizer(["two balls bounce in a green maze"])
+            text_encoder = build_text_encoder(
+                "world_t5",
+                vocab_size=len(tokenizer),
+                d_model=TEXT_DIM,
+                d_kv=4,
+                d_ff=8,
+                num_layers=1,
+            )
+        pipeline = VideoDiffusionPipeline(
+            model,
+            ddpm_scheduler(4),
+            tokenizer,
+            text_encoder,
+            default_height=8,
+            default_width=8,
+            default_num_frames=3,
+            default_guidance_scale=2.0 if reads == "text" else 1.0,
+            class_names=CLASS_NAMES if reads == "class" else None,
+        )
+        folder = tmp_path_factory.mktemp("models") / reads
+        pipeline.save_pretrained(folder)
+        return folder
+
+    return make

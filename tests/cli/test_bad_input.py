@@ -6,6 +6,7 @@ from importlib import resources
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 PROMPT = "a red circle"
@@ -63,6 +64,88 @@ def test_video_values(refused, model, tmp_path, args, says):
 
 
 @pytest.mark.parametrize(
+    ("reads", "args", "says"),
+    [
+        ("none", ("--num-frames", 0), "invalid value for '--num-frames'"),
+        (
+            "none",
+            ("--size", "7x8"),
+            "width 7 is not a multiple of 2: the nearest valid are 6 and 8",
+        ),
+        ("none", ("--window", 2, "--overlap", 2), "overlap 2 is not a whole number from 0 to 1"),
+        ("none", ("--overlap", 1), "overlap 1 needs a window"),
+        ("none", ("-g", 3), "guidance_scale 3 needs a prompt or class_labels"),
+        ("none", (PROMPT,), "none reads no text\nhint: leave prompts out\n"),
+        ("none", ("--label", 0), "none has no classes"),
+        ("none", ("--sampler", "flow_euler"), "does not fit a model with epsilon"),
+        ("class", ("-n", PROMPT), "leave prompts out, --label chooses a class"),
+        ("class", ("--label", "red wals"), "'red wals'\nhint: did you mean 'red walls'?"),
+        ("class", ("--label", 9), "class label 9: valid are 0 to 2, and 3 for no class"),
+        ("text", (PROMPT, "--label", "red walls"), "text has no classes"),
+        ("text", (PROMPT, "-p", "b", "--label", 1, "--label", 2, "--label", 3), "3 labels for 2"),
+        ("text", (), "no prompt"),
+    ],
+)
+def test_unet_values(refused, unet, tmp_path, reads, args, says):
+    assert says in refused("video", *args, "-m", unet(reads))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("absent.mp4", "absent.mp4: no such file or folder of frames"),
+        ("a.gif", "a.gif: first frames are an MP4, a PNG, or a folder of PNGs"),
+        ("empty", "empty: holds no PNG"),
+        ("bad.png", "bad.png: cannot be read"),
+        ("bad.mp4", "bad.mp4: cannot be read"),
+        ("mixed", "mixed: frames of several sizes, 8x8 and 16x8"),
+        ("wide.png", "wide.png: frames of 16x8, the clip is 8x8\nhint: --size 16x8"),
+        ("whole", "3 given frames leave nothing to make of num_frames 3"),
+    ],
+)
+def test_first_frames(refused, unet, tmp_path, path, says):
+    for folder in ("empty", "mixed", "whole"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.gif", "bad.png", "bad.mp4"):
+        (tmp_path / name).write_bytes(b"not what it says")
+    for name in ("wide", "mixed/1"):
+        Image.new("RGB", (16, 8)).save(tmp_path / f"{name}.png")
+    for name in ("mixed/2", "whole/1", "whole/2", "whole/3"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    assert says in refused("video", "-m", unet("none"), "--first-frames", path, "-o", "x.mp4")
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_flags_of_unets_for_another_model(refused, model, tmp_path):
+    (tmp_path / "a.png").touch()
+    for flag, value in (("--window", 2), ("--overlap", 0), ("--first-frames", "a.png")):
+        says = f"{flag} is for video U-Nets"
+        assert says in refused("video", PROMPT, "-m", model, flag, value)
+    assert "has no classes" in refused("video", PROMPT, "-m", model, "--label", "")
+
+
+def test_a_folder_of_another_or_an_unknown_mixer(refused, unet, tmp_path):
+    folder = shutil.copytree(unet("none"), tmp_path / "other")
+    config = folder / "unet" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"state_dim": 4', '"state_dim": 4, "conv_kernel": 5'))
+    assert "conv1d.weight' is (" in refused("video", "-m", folder)
+    config.write_text(text.replace('"hydra"', '"bimamba2"'))
+    error = refused("video", "-m", folder)
+    assert f"{folder}: cannot be loaded (weights are not those of a U-Net with 'bimamba2'" in error
+    assert "mixer." in error
+    config.write_text(text.replace('"hydra"', '"hidra"'))
+    for command in (("video", "-m"), ("info",)):
+        assert "did you mean 'hydra'" in refused(*command, folder)
+
+
+def test_evaluations_of_text_to_image_name_what_they_need(refused, unet):
+    says = "is a VideoDiffusionPipeline: a HTHPipeline is needed here"
+    assert says in refused("eval", "world", "-m", unet("none"))
+
+
+@pytest.mark.parametrize(
     ("args", "says"),
     [
         (("image", PROMPT, "--stepz", 3), "did you mean --steps?"),
@@ -74,6 +157,7 @@ def test_video_values(refused, model, tmp_path, args, says):
         (("train", "world_t2"), "unknown recipe 'world_t2'"),
         (("train", "no_such.yaml"), "no_such.yaml"),
         (("eval", "world", "--tasks", "colours", "--no-video"), "did you mean 'colors'?"),
+        (("eval", "world", "--clip-tasks", "event_ordr"), "did you mean 'event_order'?"),
         (("meta", "nothing.png"), "nothing.png"),
         (("image",), "no prompt"),
         (("image", "  "), "prompt 1 is empty"),

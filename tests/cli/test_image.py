@@ -146,6 +146,12 @@ def test_some_failures_are_listed_and_exit_3(cli, model, tmp_path):
     assert "error: 1 of 3 samples failed" in outcome.err
 
 
+def test_a_video_model_makes_no_images(cli, unet):
+    outcome = cli("image", "-m", unet("none"))
+    assert outcome.code == 2
+    assert outcome.err.endswith("makes no images\nhint: try statefilm video\n")
+
+
 def test_out_of_memory_says_what_would_fit(cli, model, tmp_path):
     outcome = cli("image", PROMPT, "-m", model, "--size", "400000x400000", "-o", "a.png")
     assert outcome.code == 4

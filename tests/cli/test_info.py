@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import torch
 
+from statefilm.cli.info_unet import render
 from statefilm.models import build
 
 
@@ -62,6 +63,40 @@ def test_describe_takes_any_device(cli):
     assert describe("small", small, (1, 1, 1))["parameters"] == sum(
         p.numel() for p in small.parameters()
     )
+
+
+def test_the_published_unet_and_the_forms_of_its_time_axis(cli):
+    described = json.loads(cli("info", "unet_112", "--json").out)
+    assert sum(described["parts"].values()) == described["parameters"]
+    assert described["parts"]["temporal layers"] == described["temporal_parameters"]
+    forms = {
+        (form["temporal_mixer"], *form["temporal_mixer_options"].items()): form
+        for form in described["forms"]
+    }
+    assert len(forms) == 9
+    attention, s6 = forms["temporal_attention", ("heads", 14)], forms[("s6",)]
+    assert abs(attention["temporal_parameters"] / 12.8e6 - 1) < 0.01
+    assert abs(s6["temporal_parameters"] / 15e6 - 1) < 0.07
+    assert s6["temporal_parameters"] == described["temporal_parameters"]
+    growth = [form["temporal_flops"][2] / form["temporal_flops"][0] for form in (attention, s6)]
+    assert growth[0] > 1.5 * growth[1]
+    rows = [line.split() for line in render(described).splitlines()]
+    found = {row[0]: (row[-1], row[-5]) for row in rows if row and row[-1] in ("12.8M", "15M")}
+    assert found == {
+        "temporal_attention,": ("12.8M", f"{attention['temporal_parameters']:,}"),
+        "s6": ("15M", f"{s6['temporal_parameters']:,}"),
+    }
+
+
+def test_a_unet_folder(cli, unet):
+    described = json.loads(cli("info", unet("class"), "--json").out)
+    assert described["components"] == {"unet": described["parameters"]}
+    assert described["temporal_mixer_options"] == {"state_dim": 4}
+    assert [cost["size"][0] for cost in described["costs"]] == [16, 64, 256]
+    page = render(described)
+    for text in ("3 classes (red walls, blue walls, 7)", "hydra (state_dim 4)", "multiples of 2"):
+        assert text in page
+    assert "reads        text of width 8" in cli("info", unet("text")).out
 
 
 def test_doctor_checks_everything(cli):

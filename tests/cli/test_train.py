@@ -68,4 +68,7 @@ def test_eval_world_prints_a_table_and_writes_results(cli, model, tmp_path):
     assert set(entry) == {"value", "low", "high", "n", "floor"}
     assert entry["n"] == 4 and entry["low"] <= entry["value"] <= entry["high"]
     assert results["details"]["run"]["num_inference_steps"] == 1
+    assert {"total_score", "event_order", "colors.soft"} <= results["metrics"].keys()
+    page = (tmp_path / "scores" / "index.html").read_text("utf-8")
+    assert "event_order.worst" in page and page.count("data:image/webp") > 20
     assert cli(*args).code == 2  # results are not overwritten

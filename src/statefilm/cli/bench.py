@@ -174,12 +174,12 @@ def generate(
     """Time whole images and clips of a model: text, denoising, decoding, saving."""
     from statefilm.evaluation.speed.generate import measure_generation
     from statefilm.evaluation.speed.machine import threads as torch_threads
-    from statefilm.pipelines import load_pipeline
+    from statefilm.pipelines import HTHPipeline, load_pipeline
 
     console = Console(json=as_json, quiet=quiet)
     _check_output(output, force)
     batches = whole_numbers(batch_sizes, "batch-sizes")
-    pipe = load_pipeline(model, dtype, device)
+    pipe = load_pipeline(model, dtype, device, kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
     with torch_threads(threads):
         report = measure_generation(

@@ -1,13 +1,10 @@
-"""`statefilm data`: make a folder of captioned world samples, and inspect any captioned folder."""
+"""`statefilm data`: make a folder of captioned world samples, and inspect a user's own data."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,18 +12,19 @@ import typer
 
 from statefilm.cli import options
 from statefilm.cli.console import Console
-from statefilm.cli.errors import OK, PARTIAL, CommandError, one_line
+from statefilm.cli.errors import OK, PARTIAL, CommandError
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from statefilm.data.files import Report
+    from statefilm.training.streams import FileSource
+
 app = typer.Typer(help="Make and inspect captioned images and videos.", rich_markup_mode=None)
 
 METADATA = "metadata.jsonl"
-IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-VIDEOS = frozenset({".mp4", ".webm", ".mkv", ".mov"})
-SHEET_CELLS, CELL = 64, 96
+CLIP_FRAMES = 17  # of a folder's clips, where nothing else is asked for
 _PIXELS_AT_ONCE = 1 << 24
 
 
@@ -93,178 +91,104 @@ def _write_sample(out: Path, index: int, frames: torch.Tensor, fps: float, as_pn
     return save_mp4(clip, out / f"{name}.mp4", fps, min_side=0).name
 
 
-@dataclass
-class Findings:
-    """What `inspect` found in a folder."""
-
-    names: list[str] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
-    kinds: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)
-    captions: list[str] = field(default_factory=list)
-    uncaptioned: list[str] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-
-
 @app.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="A folder of images or videos.")],
+    what: Annotated[
+        str, typer.Argument(metavar="PATH|RECIPE", help="A folder, a file, or a recipe's name.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="How it is read, such as area=65536, lengths=[1,33] or layout=table; of a recipe "
+            "any of its keys.",
+        ),
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG) here.")
     ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Also compare contents, which reads every byte.")
+    ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Count and open every file: sizes, captions, what is broken; exit code 3 if any is."""
-    if not folder.is_dir():
-        raise CommandError(f"{folder}: no such folder")
+    """What training on a user's own files sees: buckets, captions, what is dropped or broken.
+
+    Exit code 3 if an item is broken.
+    """
+    from statefilm.data.files import inspect as inspect_files
+    from statefilm.training.sources import buckets_of, source_of
+
     if sheet is not None and sheet.exists() and not force:
         raise CommandError(f"{sheet} exists", "--force overwrites it")
-    captions = read_captions(folder)
-    findings, pictures = examine(folder, captions)
-    if not findings.names:
-        raise CommandError(f"{folder}: holds no images or videos")
-    print(json.dumps(_summary(findings)) if as_json else _report(folder, findings))
+    reports = {
+        place: inspect_files(
+            source_of(section),
+            buckets_of(section),
+            fps=section.fps,
+            max_upscale=section.max_upscale,
+            duplicates=duplicates,
+        )
+        for place, section in _sections(what, changes or []).items()
+    }
+    if as_json:
+        facts = {place: _facts(report) for place, report in reports.items()}
+        print(json.dumps(facts.get("", facts)))
+    for place, report in reports.items():
+        if not as_json:
+            print(f"{place}:\n{report.table()}" if place else report.table())
+    pictures = [picture for r in reports.values() if sheet and (picture := r.contact_sheet())]
     if sheet is not None and pictures:
-        _contact_sheet(pictures).save(sheet)
+        _stacked(pictures).save(sheet, format="PNG")
         print(sheet)
-    return PARTIAL if findings.broken or findings.absent else OK
+    return PARTIAL if any(report.source.refused for report in reports.values()) else OK
 
 
-def _samples(folder: Path, named: Iterable[str] = ()) -> list[Path]:
-    """The `named` samples that exist (a folder of frames is one), and all other media files."""
-    listed = [folder / name for name in named]
-    clips = {path for path in listed if path.is_dir()}
-    files = (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGES | VIDEOS and path.is_file() and path.parent not in clips
-    )
-    return sorted(clips.union(files))
+def _sections(what: str, changes: Sequence[str]) -> dict[str, FileSource]:
+    """The file sections of a recipe by their place in it, or that of a path under ""."""
+    from statefilm.training import load_recipe, shipped_recipes
+    from statefilm.training.loading import apply_changes, read_section
+    from statefilm.training.streams import FileSource
+
+    if what in shipped_recipes() or Path(what).suffix in (".yaml", ".yml"):
+        streams = enumerate(load_recipe(what, changes).data)
+        found = {f"data.{n}.files": one.files for n, one in streams if one.files is not None}
+        if not found:
+            raise CommandError(f"recipe {what} has no data of files", "inspect a folder instead")
+        return found
+    fields: dict[str, Any] = {"path": what, "lengths": [1, CLIP_FRAMES]}
+    apply_changes(fields, changes)
+    return {"": read_section(FileSource, fields, what)}
 
 
-def read_captions(folder: Path) -> dict[str, str]:
-    """Sample name to caption from `metadata.jsonl`, or from txt files beside the samples.
-
-    Raises:
-        CommandError: a line of the metadata is not an object with `file_name` and `caption`.
-    """
-    metadata = folder / METADATA
-    if not metadata.is_file():
-        beside = ((path, path.with_suffix(".txt")) for path in _samples(folder))
-        return {
-            path.relative_to(folder).as_posix(): text.read_text("utf-8").strip()
-            for path, text in beside
-            if text.is_file()
-        }
-    captions = {}
-    for number, line in enumerate(metadata.read_text("utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            captions[str(row["file_name"])] = str(row.get("caption") or row["text"])
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise CommandError(f"{metadata}:{number}: needs file_name and caption") from None
-    return captions
-
-
-def examine(folder: Path, captions: dict[str, str]) -> tuple[Findings, list[Image]]:
-    """Open every sample; also returns pictures of the first ones, for a contact sheet."""
-    findings = Findings()
-    pictures: list[Image] = []
-    for path in _samples(folder, captions):
-        name = path.relative_to(folder).as_posix()
-        findings.names.append(name)
-        try:
-            frames, picture = _open(path)
-        except Exception as error:  # decoders raise many kinds; any of them means broken
-            findings.broken[name] = one_line(error)
-            continue
-        findings.kinds["image" if frames == 1 else "video"] += 1
-        clip = f" x {frames} frames" if frames > 1 else ""
-        findings.sizes[f"{picture.width}x{picture.height}{clip}"] += 1
-        if captions.get(name):
-            findings.captions.append(captions[name])
-        else:
-            findings.uncaptioned.append(name)
-        if len(pictures) < SHEET_CELLS:
-            pictures.append(picture)
-    findings.absent = sorted(set(captions) - set(findings.names))
-    return findings, pictures
-
-
-def _open(path: Path) -> tuple[int, Image]:
-    """Decode all of a sample; its number of frames and the middle one."""
-    from PIL import Image
-
-    if path.suffix.lower() in VIDEOS:
-        import av
-
-        with av.open(path) as container:
-            frames = [frame.to_image() for frame in container.decode(video=0)]
-    else:
-        files = sorted(path.glob("*.png")) if path.is_dir() else [path]
-        frames = []
-        for file in files:
-            with Image.open(file) as image:
-                frames.append(image.convert("RGB"))
-    if not frames:
-        raise ValueError("holds no frames")
-    return len(frames), frames[len(frames) // 2]
-
-
-def _summary(findings: Findings) -> dict[str, Any]:
-    words = Counter(word for caption in findings.captions for word in caption.lower().split())
-    lengths = [len(caption.split()) for caption in findings.captions]
+def _facts(report: Report) -> dict[str, Any]:
+    """A report as JSON holds it."""
+    source = report.source
     return {
-        "samples": len(findings.names),
-        "kinds": dict(findings.kinds),
-        "sizes": dict(findings.sizes.most_common()),
-        "captioned": len(findings.captions),
-        "different_captions": len(set(findings.captions)),
-        "caption_words": [min(lengths), max(lengths)] if lengths else None,
-        "different_words": len(words),
-        "frequent_words": [word for word, _ in words.most_common(12)],
-        "uncaptioned": findings.uncaptioned,
-        "absent": findings.absent,
-        "broken": findings.broken,
+        "root": str(source.root),
+        "layout": source.layout,
+        "items": len(source.entries),
+        "kinds": dict(report.kinds),
+        "buckets": {str(bucket): count for bucket, count in report.counts.items()},
+        "short_sides": report.short_sides,
+        "lengths": report.lengths,
+        "captioned": len(source.entries) - len(report.uncaptioned),
+        "uncaptioned": report.uncaptioned,
+        "dropped": report.dropped,
+        "broken": source.refused,
+        "duplicates": report.duplicates,
     }
 
 
-def _report(folder: Path, findings: Findings) -> str:
-    facts = _summary(findings)
-    kinds = ", ".join(f"{n} {kind}s" for kind, n in facts["kinds"].items())
-    lines = [
-        f"{folder}: {facts['samples']} samples ({kinds or 'none whole'})",
-        *(f"  size       {size}: {n}" for size, n in list(facts["sizes"].items())[:8]),
-        f"  captions   {facts['captioned']}, {facts['different_captions']} different",
-    ]
-    if facts["caption_words"]:
-        shortest, longest = facts["caption_words"]
-        lines.append(
-            f"  words      {shortest} to {longest} a caption, {facts['different_words']} "
-            f"different: {' '.join(facts['frequent_words'])} ..."
-        )
-    lines += [f"  uncaptioned {name}" for name in findings.uncaptioned[:10]]
-    lines += [f"  absent     {name}" for name in findings.absent[:10]]
-    lines += [f"  broken     {name}: {why}" for name, why in list(findings.broken.items())[:10]]
-    lines.append(
-        f"  {len(findings.broken)} broken, {len(findings.absent)} absent, "
-        f"{len(findings.uncaptioned)} without a caption"
-    )
-    return "\n".join(lines)
-
-
-def _contact_sheet(pictures: Sequence[Image]) -> Image:
-    """The pictures as cells of one size, in a grid about as wide as high."""
+def _stacked(pictures: Sequence[Image]) -> Image:
+    """Contact sheets one below the other."""
     from PIL import Image
 
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    sheet = Image.new("RGB", (columns * CELL, rows * CELL), "white")
-    for index, picture in enumerate(pictures):
-        thumbnail = picture.copy()
-        thumbnail.thumbnail((CELL - 4, CELL - 4))
-        row, column = divmod(index, columns)
-        sheet.paste(thumbnail, (column * CELL + 2, row * CELL + 2))
+    size = (max(one.width for one in pictures), sum(one.height for one in pictures))
+    sheet, top = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
     return sheet

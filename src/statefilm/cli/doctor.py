@@ -174,6 +174,6 @@ def _model(name: str) -> str:
     pipeline = load_pipeline(name, device="cpu")
     folder = resolve_model(name)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    parameters = sum(p.numel() for p in pipeline.transformer.parameters())
+    parameters = sum(p.numel() for p in pipeline.denoiser.parameters())
     digest = model_hash(folder)[:12]
     return f"whole, {parameters / 1e6:.1f}M parameters, {size / 2**20:.1f} MiB, sha256 {digest}"

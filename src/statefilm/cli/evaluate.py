@@ -1,8 +1,9 @@
-"""`statefilm eval`: a model measured on the checkable world; a table and results.json."""
+"""`statefilm eval`: a model measured on the checkable world; a table, results.json and a page."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,15 @@ def world(
         str | None, typer.Option("--tasks", help="Image tasks, with commas. [all six]")
     ] = None,
     video: Annotated[bool, typer.Option(help="Also score the motion of clips.")] = True,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips to score.")] = 128,
+    clips: Annotated[
+        int,
+        typer.Option(
+            "--clips", min=1, help="Clips of the motion class; other tasks have a quarter."
+        ),
+    ] = 128,
+    clip_tasks: Annotated[
+        str | None, typer.Option("--clip-tasks", help="Clip tasks, with commas. [all five]")
+    ] = None,
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
@@ -42,7 +51,8 @@ def world(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for results.json and samples.")
+        Path | None,
+        typer.Option("--output", "-o", help="A folder for results.json, samples and a page."),
     ] = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -52,23 +62,28 @@ def world(
     """Read made images and clips back from their pixels and score them."""
     from tqdm import tqdm
 
-    from statefilm.data.world.tasks import T2I_TASKS
-    from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v, generator
+    from statefilm.data.world.tasks import T2I_TASKS, T2V_TASKS
+    from statefilm.evaluation.world import (
+        Results,
+        evaluate_t2i,
+        evaluate_t2v,
+        generator,
+        write_page,
+    )
     from statefilm.evaluation.world.motion import MIN_FRAMES
-    from statefilm.pipelines import load_pipeline, resolve_model
+    from statefilm.pipelines import HTHPipeline, load_pipeline, resolve_model
     from statefilm.pipelines.checkpoint import model_hash
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     console = Console(json=as_json, quiet=quiet)
     if output is not None:
         _check_output(output / "results.json", force)
-    chosen = list(T2I_TASKS) if tasks is None else [task for task in tasks.split(",") if task]
-    for task in chosen:
-        if task not in T2I_TASKS:
-            raise suggest(task, T2I_TASKS, "task")
+    chosen = _tasks(tasks, T2I_TASKS)
+    chosen_clips = _tasks(clip_tasks, T2V_TASKS)
+    video = video and bool(chosen_clips)
     if not chosen and not video:
         raise CommandError("nothing to score: no tasks and no video")
-    pipe = load_pipeline(model, dtype, device)
+    pipe = load_pipeline(model, dtype, device, kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
     num_frames = pipe.config.default_num_frames
     if video:
@@ -111,6 +126,7 @@ def world(
         results |= evaluate_t2v(
             generator(pipe, num_frames, **settings),
             clips=clips,
+            tasks=chosen_clips,
             seed=seed,
             batch_size=max(1, batch_size // 4),
             progress=show,
@@ -118,7 +134,79 @@ def world(
     bar.close()
     if output is not None:
         console.note(f"written: {results.write(output)}")
+        console.note(f"written: {write_page(results, output, f'{model} on the checkable world')}")
     print(json.dumps(results.as_dict()) if as_json else results.table())
+
+
+@app.command()
+def vae(
+    model: Annotated[
+        Path, typer.Option("--model", "-m", help="A VAE's folder, or a run or pipeline with one.")
+    ],
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Clean scenes to read.")] = 500,
+    clips: Annotated[int, typer.Option("--clips", min=0, help="Clips to read; 0 for none.")] = 50,
+    num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Of the clips.")] = 9,
+    size: Annotated[int, typer.Option("--size", min=32, max=256, help="Side in pixels.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of the scenes.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 32,
+    device: options.Device = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for results.json and samples.")
+    ] = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Read scenes and clips of the world back from a VAE's reconstructions."""
+    from tqdm import tqdm
+
+    from statefilm.evaluation.world import Results, evaluate_vae
+    from statefilm.models.vae import load_vae
+    from statefilm.pipelines.checkpoint import model_hash
+    from statefilm.pipelines.loading import pick_device
+    from statefilm.training.tasks.vae import vae_folder
+
+    console = Console(json=as_json, quiet=quiet)
+    if output is not None:
+        _check_output(output / "results.json", force)
+    folder = vae_folder(str(model))
+    loaded = load_vae(folder).to(pick_device(device))
+    with tqdm(unit="sample", disable=not console.progress) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        results = evaluate_vae(
+            loaded,
+            scenes=scenes,
+            clips=clips,
+            num_frames=num_frames,
+            size=size,
+            seed=seed,
+            batch_size=batch_size,
+            progress=show,
+        )
+    run = {"model": str(model), "model_hash": model_hash(folder), "size": size, "seed": seed}
+    results |= Results({}, details={"run": run})
+    if output is not None:
+        console.note(f"written: {results.write(output)}")
+    print(json.dumps(results.as_dict()) if as_json else _vae_table(results))
+
+
+def _vae_table(results: Any) -> str:
+    ratios = [f"{value:.1f} dB ({name})" for name, value in results.details["psnr"].items()]
+    return f"{results.table()}\nPSNR: {', '.join(ratios)}"
+
+
+def _tasks(given: str | None, valid: Sequence[str]) -> list[str]:
+    """The tasks of a flag, all where it was not given."""
+    chosen = list(valid) if given is None else [task for task in given.split(",") if task]
+    for task in chosen:
+        if task not in valid:
+            raise suggest(task, valid, "task")
+    return chosen
 
 
 def _check_output(file: Path, force: bool) -> None:

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from statefilm.cli import options
+from statefilm.cli import options, prefer, temporal
 from statefilm.cli.console import Console, hide_library_bars
 from statefilm.cli.errors import CommandError
 from statefilm.errors import suggest
 
+STUDY = "study"
 
+
+class _Experiments(TyperGroup):
+    """`experiment NAME` is a study of the catalogue, unless a command of its own has the name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = (*self.commands, "--help")
+        return super().parse_args(ctx, args if args and args[0] in own else [STUDY, *args])
+
+
+app = typer.Typer(
+    cls=_Experiments,
+    help="Train and measure the arms of a study, `experiment NAME`, or ask people.",
+    rich_markup_mode=None,
+)
+app.command("prefer")(prefer.prefer)
+app.command("temporal-memory")(temporal.memory)
+app.command("temporal-quality")(temporal.quality)
+
+
+@app.command(STUDY)
 def experiment(
     name: Annotated[
         str | None, typer.Argument(help="The study; without one they are listed.")
@@ -45,12 +67,14 @@ def experiment(
     from statefilm.experiments import STUDIES, run_study, shortened, write_report
 
     if name is None:
-        width = max(map(len, STUDIES))
-        for study in STUDIES.values():
-            print(f"{study.name:{width}}  {study.question}")
+        questions = {study.name: study.question for study in STUDIES.values()}
+        questions |= temporal.QUESTIONS
+        width = max(map(len, questions))
+        for other, question in questions.items():
+            print(f"{other:{width}}  {question}")
         return
     if name not in STUDIES:
-        raise suggest(name, STUDIES, "study")
+        raise suggest(name, [*STUDIES, *temporal.QUESTIONS], "study")
     study = STUDIES[name] if share == 1 else shortened(STUDIES[name], share)
     chosen = None if arms is None else [arm.strip() for arm in arms.split(",")]
     if chosen is not None and study.baseline not in chosen:
@@ -58,15 +82,6 @@ def experiment(
     folder = output or Path("runs") / "experiments" / name
     hide_library_bars()
     console = Console(quiet=quiet)
-    outcomes = run_study(study, folder, _seeds(seeds), arms=chosen, jobs=jobs, note=console.note)
+    chosen_seeds = temporal.numbers("--seeds", seeds, first=0)
+    outcomes = run_study(study, folder, chosen_seeds, arms=chosen, jobs=jobs, note=console.note)
     print(write_report(study, outcomes, folder, page or folder))
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise CommandError(f"--seeds {text!r}: valid are different whole numbers, as in 0,1,2")
-    return seeds

@@ -20,14 +20,14 @@ from statefilm.cli.errors import (
     one_line,
 )
 from statefilm.cli.memory import check_memory, what_fits
-from statefilm.cli.options import value_or
 from statefilm.cli.request import Request, Sample, Settings, plan_samples
+from statefilm.cli.settings import conditions, resolve_settings
 from statefilm.cli.writing import Preview, Writer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from statefilm.pipelines import HTHPipeline
+    from statefilm.pipelines import LocalPipeline
 
 
 def generate(request: Request, console: Console) -> int:
@@ -85,71 +85,25 @@ def _check_paths(paths: Sequence[Path], request: Request) -> None:
     outputs.check_writable(paths)
 
 
-def resolve_settings(pipe: HTHPipeline, request: Request, samples: Sequence[Sample]) -> Settings:
-    """What the request leaves open filled from the model's defaults, and all of it checked.
-
-    Raises:
-        UsageError: a size, step count or sampler that the model cannot take.
-    """
-    from statefilm.pipelines.sampling import default_sampler, make_scheduler
-
-    config = pipe.config
-    fps = float(value_or(request.fps, config.default_fps))
-    num_frames = _frames(pipe, request, fps)
-    settings = Settings(
-        height=value_or(request.height, config.default_height),
-        width=value_or(request.width, config.default_width),
-        num_frames=num_frames,
-        fps=fps,
-        steps=value_or(request.steps, config.default_steps),
-        guidance_scale=value_or(request.guidance_scale, config.default_guidance_scale),
-        sampler=value_or(request.sampler, default_sampler(pipe.scheduler)),
-        shift=value_or(request.shift, pipe.default_shift(num_frames)),
-    )
-    make_scheduler(pipe.scheduler, settings.sampler, settings.steps, settings.shift)
-    pipe.check_inputs(
-        [sample.prompt for sample in samples],
-        [sample.negative_prompt for sample in samples],
-        settings.height,
-        settings.width,
-        settings.num_frames,
-        settings.steps,
-        settings.guidance_scale,
-        num_images_per_prompt=1,
-    )
-    return settings
-
-
-def _frames(pipe: HTHPipeline, request: Request, fps: float) -> int:
-    """Frames of a sample; `--seconds` takes the nearest number that the model can make."""
-    if request.kind == "image":
-        return 1
-    step = pipe.size_steps[0]
-    if request.seconds is not None:
-        return 1 + step * max(1, round((request.seconds * fps - 1) / step))
-    frames = value_or(request.num_frames, pipe.config.default_num_frames)
-    if frames == 1:
-        raise CommandError(f"num_frames 1 is an image; a video has {1 + step} or more")
-    return frames
-
-
-def _warn_unknown_words(pipe: HTHPipeline, samples: Sequence[Sample], console: Console) -> None:
+def _warn_unknown_words(pipe: LocalPipeline, samples: Sequence[Sample], console: Console) -> None:
     from statefilm.models.text import unknown_words
 
+    if pipe.tokenizer is None:
+        return
     for text in dict.fromkeys(t for s in samples for t in (s.prompt, s.negative_prompt) if t):
         words = unknown_words(pipe.tokenizer, text)
         if words:
             console.warn(f"the model does not know {', '.join(map(repr, words))} in {text!r}")
 
 
-def _compile(pipe: HTHPipeline) -> None:
+def _compile(pipe: LocalPipeline) -> None:
     if pipe.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         raise CommandError("--compile needs a C++ compiler, found none", "leave --compile out")
-    pipe.transformer.compile_repeated_blocks()
+    pipe.denoiser.compile_repeated_blocks()
 
 
 def _make(
-    pipe: HTHPipeline,
+    pipe: LocalPipeline,
     request: Request,
     settings: Settings,
     samples: Sequence[Sample],
@@ -186,7 +140,7 @@ def _make(
     return PARTIAL if failed else OK
 
 
-def describe_run(pipe: HTHPipeline, request: Request, settings: Settings) -> dict[str, Any]:
+def describe_run(pipe: LocalPipeline, request: Request, settings: Settings) -> dict[str, Any]:
     """What all files of a command share in their provenance."""
     from statefilm.pipelines import resolve_model
     from statefilm.pipelines.checkpoint import model_hash
@@ -202,13 +156,13 @@ def describe_run(pipe: HTHPipeline, request: Request, settings: Settings) -> dic
         "width": settings.width,
         "num_frames": settings.num_frames,
         "fps": settings.fps if request.kind == "video" else None,
-        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "dtype": str(pipe.denoiser.dtype).removeprefix("torch."),
         "device": str(pipe.device),
     }
 
 
 def _denoise(
-    pipe: HTHPipeline, settings: Settings, batch: Sequence[Sample], request: Request
+    pipe: LocalPipeline, settings: Settings, batch: Sequence[Sample], request: Request
 ) -> list[list[Image]]:
     """The frames of each sample of a batch."""
     import torch
@@ -220,8 +174,7 @@ def _denoise(
             "callback_on_step_end_tensor_inputs": ["denoised"],
         }
     output: Any = pipe(
-        [sample.prompt for sample in batch],
-        [sample.negative_prompt for sample in batch],
+        **conditions(pipe, settings, batch),
         height=settings.height,
         width=settings.width,
         num_frames=settings.num_frames,

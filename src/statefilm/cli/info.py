@@ -34,13 +34,31 @@ def info(
 ) -> None:
     """Print parameters, plan and cost of a model.
 
-    Tokens and FLOPs are given for images of 1K and 2K and clips of 180p and 360p; weights are
-    not loaded.
+    Tokens and FLOPs are given for images of 1K and 2K and clips of 180p and 360p, those of video
+    U-Nets for clips of 64 px; weights are not loaded.
     """
-    from statefilm.models import PRESETS
+    from statefilm.cli import info_unet
+    from statefilm.models import PRESETS, UNET_PRESETS
 
-    described = _describe_preset(model) if model in PRESETS else _describe_folder(model)
-    print(json.dumps(described) if as_json else render(described))
+    if model in PRESETS:
+        described = _describe_preset(model)
+    elif model in UNET_PRESETS:
+        described = info_unet.describe_preset(model)
+    else:
+        folder = _find_folder(model)
+        is_unet = (folder / "unet" / "config.json").is_file()
+        described = (info_unet.describe_folder if is_unet else _describe_folder)(model, folder)
+    page = info_unet.render if "temporal_mixer" in described else render
+    print(json.dumps(described) if as_json else page(described))
+
+
+def _find_folder(name: str) -> Path:
+    from statefilm.models import PRESETS, UNET_PRESETS
+    from statefilm.pipelines import bundled_models, resolve_model
+
+    if not Path(name).exists() and name not in bundled_models() and len(Path(name).parts) == 1:
+        raise suggest(name, [*bundled_models(), *PRESETS, *UNET_PRESETS], "model or preset")
+    return resolve_model(name)
 
 
 def _describe_preset(name: str) -> dict[str, Any]:
@@ -54,22 +72,18 @@ def _describe_preset(name: str) -> dict[str, Any]:
     return describe(name, denoiser, (1, 1, 1) if pixels else PUBLISHED_VAE)
 
 
-def _describe_folder(name: str) -> dict[str, Any]:
+def _describe_folder(name: str, folder: Path) -> dict[str, Any]:
     import torch
 
-    from statefilm.models import PRESETS, HTHTransformer
-    from statefilm.pipelines import bundled_models, resolve_model
+    from statefilm.models import HTHTransformer
 
-    if not Path(name).exists() and name not in bundled_models() and len(Path(name).parts) == 1:
-        raise suggest(name, [*bundled_models(), *PRESETS], "model or preset")
-    folder = resolve_model(name)
     if not (folder / "transformer" / "config.json").is_file():
         raise CommandError(f"{folder}: not a model folder, it has no transformer/config.json")
-    config = _load_config(HTHTransformer, folder / "transformer")
+    config = load_config(HTHTransformer, folder / "transformer")
     with torch.device("meta"):
         denoiser = HTHTransformer.from_config(config)
     described = describe(name, denoiser, _vae_factors(folder / "vae"))
-    described["parts"] = _parameters_of_parts(folder)
+    described["parts"] = parameters_of_parts(folder)
     return described
 
 
@@ -131,20 +145,21 @@ def _vae_factors(folder: Path) -> tuple[int, int, int]:
     import diffusers
     import torch
 
-    from statefilm.models.vae import compression
+    from statefilm.models.vae import compression, find_vae_class
 
     if not (folder / "config.json").is_file():
         return 1, 1, 1
-    config = _load_config(diffusers.AutoencoderKL, folder)
+    config = load_config(diffusers.AutoencoderKL, folder)
     name = config.get("_class_name", "")
-    if not name.startswith("AutoencoderKL") or not hasattr(diffusers, name):
+    vae_class = find_vae_class(name)
+    if vae_class is None:
         raise CommandError(f"{folder}: {name!r} is not an AutoencoderKL of diffusers")
     with torch.device("meta"):
-        time, space = compression(getattr(diffusers, name).from_config(config))
+        time, space = compression(vae_class.from_config(config))
     return time, space, space
 
 
-def _load_config(kind: Any, folder: Path) -> dict[str, Any]:
+def load_config(kind: Any, folder: Path) -> dict[str, Any]:
     """The config of a diffusers model.
 
     Raises:
@@ -156,7 +171,7 @@ def _load_config(kind: Any, folder: Path) -> dict[str, Any]:
         raise CommandError(f"{folder / 'config.json'}: damaged JSON") from None
 
 
-def _parameters_of_parts(folder: Path) -> dict[str, int]:
+def parameters_of_parts(folder: Path) -> dict[str, int]:
     """Parameters of each component of a folder, read from the headers of its safetensors."""
     from safetensors import SafetensorError, safe_open
 

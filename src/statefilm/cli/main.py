@@ -15,11 +15,13 @@ from statefilm.cli import (
     bench,
     data,
     doctor,
+    encode,
     evaluate,
     experiment,
     image,
     info,
     meta,
+    plan,
     train,
     video,
 )
@@ -53,10 +55,12 @@ def _root(
 app.command("image")(image.image)
 app.command("video")(video.video)
 app.command("train")(train.train)
+app.command("encode")(encode.encode)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
-app.command("experiment")(experiment.experiment)
+app.add_typer(experiment.app, name="experiment")
+app.command("plan")(plan.plan)
 app.command("info")(info.info)
 app.command("meta")(meta.meta)
 app.command("doctor")(doctor.doctor)

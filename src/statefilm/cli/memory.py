@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from statefilm.cli.request import Settings
-    from statefilm.pipelines import HTHPipeline
+    from statefilm.pipelines import LocalPipeline
 
 
 def available_memory(device: torch.device | None = None) -> int | None:
@@ -30,24 +30,15 @@ def available_memory(device: torch.device | None = None) -> int | None:
         return None
 
 
-def estimate(pipe: HTHPipeline, settings: Settings, batch: int) -> int:
-    """Bytes that denoising a batch takes beside the weights, right within about a factor of 1.5."""
-    from statefilm.models.flops import activation_bytes
-    from statefilm.models.vae import compression
-
-    time, space = compression(pipe.vae)
-    latents = (
-        1 + (settings.num_frames - 1) // time,
-        settings.height // space,
-        settings.width // space,
-    )
+def estimate(pipe: LocalPipeline, settings: Settings, batch: int) -> int:
+    """Bytes that denoising a batch takes beside the weights, right within a factor of about 2."""
     forwards = batch if settings.guidance_scale == 1 else 2 * batch
-    return forwards * activation_bytes(
-        pipe.transformer.config, latents, pipe.transformer.dtype.itemsize
+    return forwards * pipe.activation_bytes(
+        settings.frames_at_once, settings.height, settings.width
     )
 
 
-def check_memory(pipe: HTHPipeline, settings: Settings, batch: int) -> None:
+def check_memory(pipe: LocalPipeline, settings: Settings, batch: int) -> None:
     """Refuse what surely does not fit, since some systems kill a program that tries.
 
     Raises:
@@ -62,8 +53,8 @@ def check_memory(pipe: HTHPipeline, settings: Settings, batch: int) -> None:
         )
 
 
-def what_fits(pipe: HTHPipeline, settings: Settings, batch: int) -> str:
-    """A hint: the batch, then the frames, then the sides halved, until the estimate fits."""
+def what_fits(pipe: LocalPipeline, settings: Settings, batch: int) -> str:
+    """A hint: the batch, then the frames at once, then the sides halved, until it fits."""
     frame_step, height_step, width_step = pipe.size_steps
     free = available_memory(pipe.device)
     flags: dict[str, str] = {}
@@ -71,7 +62,11 @@ def what_fits(pipe: HTHPipeline, settings: Settings, batch: int) -> str:
         if batch > 1:
             batch //= 2
             flags["--batch-size"] = str(batch)
-        elif settings.num_frames > 1 + frame_step:
+        elif pipe.takes_windows and settings.frames_at_once > 1:
+            window = settings.frames_at_once // 2
+            settings = replace(settings, window=window)
+            flags |= {"--window": str(window), "--overlap": str(window // 2)}
+        elif not pipe.takes_windows and settings.num_frames > 1 + frame_step:
             frames = 1 + (settings.num_frames - 1) // (2 * frame_step) * frame_step
             settings = replace(settings, num_frames=frames)
             flags["--num-frames"] = str(frames)

@@ -74,7 +74,7 @@ Height = Annotated[int | None, typer.Option("--height", "-H", metavar="N", min=1
 Width = Annotated[int | None, typer.Option("--width", "-W", metavar="N", min=1, help="Pixels.")]
 Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels as WIDTHxHEIGHT.")]
 Number = Annotated[
-    int, typer.Option("--num", "-N", metavar="N", min=1, help="Samples of each prompt.")
+    int, typer.Option("--num", "-N", metavar="N", min=1, help="Samples of each prompt or label.")
 ]
 BatchSize = Annotated[
     int,
@@ -90,6 +90,41 @@ Preview = Annotated[
     Path | None,
     typer.Option(
         "--preview", metavar="FILE", help="A PNG, renewed every few steps, of what is being made."
+    ),
+]
+Labels = Annotated[
+    list[str],
+    typer.Option(
+        "--label",
+        metavar="CLASS",
+        help="Name or number of a class, for a model of classes; may be repeated.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="N",
+        min=1,
+        help="Denoise N frames at once, for clips too long for one go (video U-Nets). [all]",
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        "--overlap",
+        metavar="M",
+        min=0,
+        help="Frames that a window shares with the one before. [half a window]",
+    ),
+]
+FirstFrames = Annotated[
+    Path | None,
+    typer.Option(
+        "--first-frames",
+        metavar="FILE",
+        help="An MP4, a PNG or a folder of PNGs to go on from; they are the clip's first frames "
+        "and --num-frames counts them (video U-Nets).",
     ),
 ]
 Fps = Annotated[

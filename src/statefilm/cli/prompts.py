@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,40 @@ _KEYS = ("prompt", "negative_prompt", "seed")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt; a seed or negative prompt given here overrides the command's."""
+    """One prompt, "" for none; a seed or negative prompt given here overrides the command's."""
 
     text: str
     negative: str | None = None
     seed: int | None = None
+    label: str | None = None
 
 
-def collect(positional: str | None, repeated: Sequence[str], file: Path | None) -> list[Prompt]:
+def collect(
+    positional: str | None, repeated: Sequence[str], file: Path | None, labels: Sequence[str] = ()
+) -> list[Prompt]:
     """All prompts of one command: the argument, then each `-p`, then the file's lines.
 
+    Without any there is one for each label, or the empty one alone. With prompts there is one label
+    for all of them or one for each.
+
     Raises:
-        CommandError: there is none, or the file is missing, empty or malformed.
+        CommandError: one is blank, labels do not match, or the file is missing, empty or malformed.
     """
     prompts = [Prompt(text) for text in ([positional] if positional is not None else [])]
     prompts += [Prompt(text) for text in repeated]
     if file is not None:
         prompts += read_file(file)
-    if not prompts:
-        raise CommandError(
-            "no prompt", "give one in quotes, with -p, or a file with --prompts-file"
-        )
     blank = [i for i, prompt in enumerate(prompts) if not prompt.text.strip()]
     if blank:
         raise CommandError(f"prompt {blank[0] + 1} is empty", "say what to draw")
-    return prompts
+    if not prompts:
+        return [Prompt("", label=label) for label in labels] or [Prompt("")]
+    if len(labels) not in (0, 1, len(prompts)):
+        raise CommandError(
+            f"{len(labels)} labels for {len(prompts)} prompts", "give one, or one each"
+        )
+    wanted = list(labels) * (len(prompts) // len(labels)) if labels else [None] * len(prompts)
+    return [replace(prompt, label=label) for prompt, label in zip(prompts, wanted, strict=True)]
 
 
 def read_file(path: Path) -> list[Prompt]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from statefilm.cli import outputs
 from statefilm.cli.errors import CommandError
+from statefilm.cli.first_frames import FirstFrames
 from statefilm.cli.prompts import MAX_SEED, Prompt
 
 
@@ -29,6 +30,9 @@ class Request:
     num_frames: int | None = None
     seconds: float | None = None
     fps: float | None = None
+    window: int | None = None
+    overlap: int | None = None
+    first_frames: Path | None = None
     num: int = 1
     batch_size: int = 1
     grid: bool = False
@@ -62,6 +66,7 @@ class Sample:
     index: int
     prompt: str
     negative_prompt: str
+    label: str | None
     seed: int
     path: Path
 
@@ -78,9 +83,19 @@ class Settings:
     guidance_scale: float
     sampler: str
     shift: float | None = None
+    window: int | None = None
+    overlap: int | None = None
+    first_frames: FirstFrames | None = None
+
+    @property
+    def frames_at_once(self) -> int:
+        """Frames that the model sees in one forward."""
+        return min(self.num_frames, self.window or self.num_frames)
 
     def __str__(self) -> str:
         clip = f" x {self.num_frames} frames" if self.num_frames > 1 else ""
+        if self.frames_at_once < self.num_frames:
+            clip += f" in windows of {self.window}"
         shift = "" if self.shift in (None, 1) else f" with shift {self.shift:g}"
         return (
             f"{self.width}x{self.height}{clip}, {self.steps} steps of {self.sampler}{shift}, "
@@ -105,19 +120,21 @@ def parse_size(size: str | None, height: int | None, width: int | None) -> tuple
 
 
 def plan_samples(request: Request, seed: int) -> list[Sample]:
-    """Each prompt `num` times; sample i has seed + i, or its own line's seed + j."""
+    """Each prompt or label `num` times; sample i has seed + i, or its own line's seed + j."""
     asked = [(prompt, j) for prompt in request.prompts for j in range(request.num)]
     seeds = [
         seed + i if prompt.seed is None else prompt.seed + j for i, (prompt, j) in enumerate(asked)
     ]
     if max(seeds) > MAX_SEED:
         raise CommandError(f"seed {max(seeds)} of the last sample is above {MAX_SEED}")
-    texts = [prompt.text for prompt, _ in asked]
+    texts = [prompt.text or prompt.label or "" for prompt, _ in asked]
     if request.grid:
         paths = outputs.plan(request.output, request.suffix, texts[:1], seeds[:1]) * len(asked)
     else:
         paths = outputs.plan(request.output, request.suffix, texts, seeds)
     common = request.negative_prompt or ""
     negatives = [common if p.negative is None else p.negative for p, _ in asked]
-    rows = zip(texts, negatives, seeds, paths, strict=True)
-    return [Sample(i, *row) for i, row in enumerate(rows)]
+    return [
+        Sample(i, prompt.text, negatives[i], prompt.label, seeds[i], paths[i])
+        for i, (prompt, _) in enumerate(asked)
+    ]

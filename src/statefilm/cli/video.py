@@ -1,4 +1,4 @@
-"""`statefilm video`: prompts to MP4 files."""
+"""`statefilm video`: prompts or labels to MP4 files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def video(
     prompts_file: options.PromptsFile = None,
     model: options.Model = options.DEFAULT_MODEL,
     negative_prompt: options.NegativePrompt = None,
+    labels: options.Labels = [],  # noqa: B006  (read by the parser only)
     num_frames: Annotated[
         int | None,
         typer.Option("--num-frames", metavar="N", min=1, help="Frames. [the model's own]"),
@@ -26,6 +27,9 @@ def video(
         float | None,
         typer.Option("--seconds", metavar="X", help="Length, in place of --num-frames."),
     ] = None,
+    window: options.Window = None,
+    overlap: options.Overlap = None,
+    first_frames: options.FirstFrames = None,
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
@@ -52,7 +56,7 @@ def video(
     verbose: options.Verbose = False,
     dry_run: options.DryRun = False,
 ) -> int:
-    """Make videos from text.
+    """Make videos from text, from class labels, or from noise alone, as the model reads.
 
     They are written as MP4, with what made them inside and in a JSON file beside each.
     """
@@ -69,7 +73,7 @@ def video(
     request = Request(
         kind="video",
         model=model,
-        prompts=collect(prompt, prompts, prompts_file),
+        prompts=collect(prompt, prompts, prompts_file, labels),
         negative_prompt=negative_prompt,
         steps=steps,
         guidance_scale=guidance_scale,
@@ -81,6 +85,9 @@ def video(
         num_frames=num_frames,
         seconds=seconds,
         fps=fps,
+        window=window,
+        overlap=overlap,
+        first_frames=first_frames,
         num=num,
         batch_size=batch_size,
         grid=grid,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from statefilm.cli.request import Request, Sample, Settings
-    from statefilm.pipelines import HTHPipeline
+    from statefilm.pipelines import LocalPipeline
 
 
 class Writer:
@@ -41,7 +41,12 @@ class Writer:
         samples, clips = zip(*self._sheet, strict=True)
         sheet = [make_grid(cells) for cells in zip(*clips, strict=True)]
         cells = [
-            {"prompt": s.prompt, "negative_prompt": s.negative_prompt, "seed": s.seed}
+            {
+                "prompt": s.prompt,
+                "negative_prompt": s.negative_prompt,
+                "seed": s.seed,
+                **_given(label=s.label),
+            }
             for s in samples
         ]
         self._save(samples[0].path, sheet, {**self._provenance(samples[0]), "grid": cells})
@@ -55,6 +60,12 @@ class Writer:
             seed=sample.seed,
             **self.run,
         )
+        first = self.settings.first_frames
+        meta |= _given(
+            label=sample.label, window=self.settings.window, overlap=self.settings.overlap
+        )
+        if first is not None:
+            meta |= {"first_frames": str(first.path), "first_frames_sha256": first.sha256}
         # Both may change the last bits, so that making the file again has to know.
         if self.request.batch_size > 1:
             meta["batch_size"] = self.request.batch_size
@@ -75,6 +86,11 @@ class Writer:
         self.console.result(path, **meta)
 
 
+def _given(**fields: Any) -> dict[str, Any]:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 class Preview:
     """A step callback that keeps a picture of what the samples of a batch are becoming."""
 
@@ -82,7 +98,7 @@ class Preview:
         self.path, self.every = path, every
 
     def __call__(
-        self, pipe: HTHPipeline, step: int, timestep: Any, tensors: Mapping[str, torch.Tensor]
+        self, pipe: LocalPipeline, step: int, timestep: Any, tensors: Mapping[str, torch.Tensor]
     ) -> None:
         """Called after each step; of a clip the middle frame is shown."""
         from statefilm.pipelines.media import make_grid, save_png

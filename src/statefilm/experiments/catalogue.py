@@ -8,6 +8,7 @@ from statefilm.models.plan import Plan, attention_plan, hybrid_plan, mixed_plan
 
 PLAN = "model.overrides.plan"
 DEPTH = 11
+PREFIX = 20  # tokens; the world's captions have fewer
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
@@ -16,6 +17,11 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 def _scans(*scans: str) -> dict[str, Any]:
     return _plan(hybrid_plan(1, scans=scans))
+
+
+def _conditioned(**fields: Any) -> dict[str, Any]:
+    fields = {"conditioning": "add", **fields}
+    return {f"model.overrides.{name}": value for name, value in fields.items()}
 
 
 def _placed(fraction: float, placement: str = "spread") -> dict[str, Any]:
@@ -82,12 +88,17 @@ _STUDIES = (
     ),
     Study(
         "conditioning",
-        "Does modulation by the timestep bring more than adding it to the tokens?",
+        "How should timestep and text reach the tokens, and what closes the gap in composition?",
         {
-            "added": {"model.overrides.conditioning": "add"},
-            "AdaLN-single": {"model.overrides.conditioning": "adaln_single"},
+            "added": _conditioned(),
+            "AdaLN-single": _conditioned(conditioning="adaln_single"),
+            "cross-attention after": _conditioned(cross_attention="after"),
+            "prefix": _conditioned(cross_attention="none", text_prefix=PREFIX),
+            "prefix and cross-attention": _conditioned(text_prefix=PREFIX),
+            "registers": _conditioned(registers=8),
         },
         baseline="added",
+        equal="flops",
     ),
     Study(
         "position",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,30 +31,59 @@ def write_report(study: Study, outcomes: Sequence[Outcome], runs: Path, folder: 
         runs: the study's folder, where the arms' samples are.
         folder: for the page; pictures go into a folder of the study's name beside it.
     """
-    arms: Arms = {}
-    for one in outcomes:
-        arms.setdefault(one.arm, []).append(one)
-    pictures = folder / study.name
-    pictures.mkdir(parents=True, exist_ok=True)
+    arms = by_arm(outcomes)
     sections = [
         f"# Study: {study.name}",
         study.question,
         f"**{finding(study, arms)}**",
-        _how(study, arms),
-        _cost_table(study, arms),
-        _figure_table(study, arms),
+        f"`statefilm experiment {study.name}` with {how(study, arms)}",
+        *body(study, arms, runs, folder / study.name),
     ]
-    if _plot(study, arms, pictures / "plot.png"):
-        sections.append(f"![{study.headline} of each arm]({study.name}/plot.png)")
-    sections.append(_samples(study, arms, runs, pictures))
     page = folder / f"{study.name}.md"
     page.write_text("\n\n".join(sections) + "\n", "utf-8")
     return page
 
 
+def by_arm(outcomes: Sequence[Outcome]) -> Arms:
+    """The outcomes of each arm, in the order in which they come."""
+    arms: Arms = {}
+    for one in outcomes:
+        arms.setdefault(one.arm, []).append(one)
+    return arms
+
+
+def body(
+    study: Study,
+    arms: Arms,
+    runs: Path,
+    pictures: Path,
+    *,
+    level: str = "##",
+    real: Mapping[str, float] | None = None,
+) -> list[str]:
+    """A page's tables, plot and samples.
+
+    Args:
+        runs: the study's folder, where the arms' samples are.
+        pictures: the folder for pictures, beside the page.
+        level: of the headings.
+        real: figures of real samples by name, for a column of their own.
+    """
+    pictures.mkdir(parents=True, exist_ok=True)
+    sections = [
+        f"{level} Training\n\n{_cost_table(study, arms)}",
+        f"{level} Figures\n\n{_figure_table(study, arms, real)}",
+    ]
+    if _plot(study, arms, pictures / "plot.png"):
+        sections.append(f"![{study.headline} of each arm]({pictures.name}/plot.png)")
+    sections.append(f"{level} Samples\n\n{_samples(study, arms, runs, pictures)}")
+    return sections
+
+
 def finding(study: Study, arms: Arms) -> str:
     """What the study found, in plain words; a difference is claimed only where it was `found`."""
     base = arms[study.baseline]
+    seeds = len(base)
     parts = []
     others = {arm: own for arm, own in arms.items() if arm != study.baseline}
     for name, differences in (
@@ -64,27 +93,33 @@ def finding(study: Study, arms: Arms) -> str:
         ),
         ("in the loss", {a: compare_losses(own, base) for a, own in others.items()}),
     ):
-        found = {arm: difference for arm, difference in differences.items() if difference.found}
-        claims = [f"{arm} {_signed(difference)}" for arm, difference in found.items()]
+        claims = [
+            f"{arm} {_signed(difference)}"
+            for arm, difference in differences.items()
+            if (difference.found if seeds > 1 else difference.apart)
+        ]
         parts.append(f"{name} {', '.join(claims)}" if claims else f"{name} no difference was found")
-    seeds = len(base)
+    luck = "" if seeds > 1 else " Intervals of one seed do not hold its luck."
     return (
         f"Against {study.baseline}, at this budget and with {seeds} seed{'s' * (seeds != 1)}: "
-        f"{'; '.join(parts)}."
+        f"{'; '.join(parts)}.{luck}"
     )
 
 
-def _how(study: Study, arms: Arms) -> str:
+def how(study: Study, arms: Arms) -> str:
+    """How the arms were trained and what is claimed, from the seeds on."""
     seeds = sorted({one.seed for own in arms.values() for one in own})
     before = study.before
     stage = "" if before is None else f" after {before.steps} steps of `{before.recipe}`"
     alike = {
         "steps": "All arms took the same steps on the same samples.",
         "flops": "All arms spent the same operations in the denoiser's forward passes.",
+        "minutes": "All arms trained for the same time on this machine.",
     }[study.equal]
+    baseline = arms[study.baseline][0]
     return (
-        f"`statefilm experiment {study.name}` with seeds {', '.join(map(str, seeds))}: "
-        f"`{study.recipe}`, {study.steps} steps of the baseline{stage}. {alike} A difference is "
+        f"seeds {', '.join(map(str, seeds))}: `{study.recipe}`, {baseline.steps} steps of the "
+        f"baseline{stage}. {alike} A difference is "
         "claimed where its 95 % interval leaves zero out and all of at least two seeds agree in "
         f"its sign. The page was made with "
         f"{machine.line(machine.describe(torch.device('cpu')))}."
@@ -108,30 +143,32 @@ def _cost_table(study: Study, arms: Arms) -> str:
         )
     levels = ", ".join(f"{level:g}" for level in LEVELS)
     note = f"The loss is the squared error at noise levels {levels} on the same held-back samples."
-    return f"## Training\n\n{_table(rows)}\n\n{note}"
+    return f"{_table(rows)}\n\n{note}"
 
 
-def _figure_table(study: Study, arms: Arms) -> str:
+def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) -> str:
     base = arms[study.baseline]
     names = dict.fromkeys((study.headline, *filter(_is_shown, base[0].metrics)))
     rows: list[Row] = []
     for name in names:
         row: Row = {"figure": name, "floor": f"{pooled(base, name).floor:.3f}"}
+        if real is not None:
+            row["real"] = f"{real[name]:.3f}" if name in real else "-"
         for arm, own in arms.items():
             difference = _against(arm, study, compare(own, base, name), 3)
             row[arm] = f"{pooled(own, name).value:.3f} ({difference})".replace(" (-)", "")
         rows.append(row)
     note = "In brackets the difference to the baseline with its 95 % interval; * where it is found."
-    return f"## Figures\n\n{_table(rows)}\n\n{note}"
+    return f"{_table(rows)}\n\n{note}"
 
 
 def _samples(study: Study, arms: Arms, runs: Path, pictures: Path) -> str:
-    lines = ["## Samples", "The same prompts and seeds in every arm.", ""]
+    lines = ["The same prompts and seeds in every arm.", ""]
     for index, (arm, own) in enumerate(arms.items()):
         source = arm_folder(runs, arm, own[0].seed) / "samples.png"
         if source.is_file():
             shutil.copyfile(source, pictures / f"samples-{index}.png")
-            lines.append(f"- {arm}: ![samples of {arm}]({study.name}/samples-{index}.png)")
+            lines.append(f"- {arm}: ![samples of {arm}]({pictures.name}/samples-{index}.png)")
     return "\n".join(lines)
 
 

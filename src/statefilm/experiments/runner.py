@@ -17,23 +17,18 @@ from typing import Any
 import torch
 
 from statefilm.errors import UsageError
-from statefilm.evaluation.world import Metric, Results, evaluate_t2i, evaluate_t2v, generator
-from statefilm.experiments.study import Study, flops_of_step
-from statefilm.pipelines import HTHPipeline, load_pipeline
-from statefilm.pipelines.media import make_grid, save_png
-from statefilm.pipelines.sampling import seed_generators
+from statefilm.evaluation.world import Metric
+from statefilm.experiments.judging import judge_clips, judge_world
+from statefilm.experiments.study import ClipMeasures, DiffusionRecipe, Study, flops_of_step
 from statefilm.training import Trainer
 from statefilm.training.batches import Batches
-from statefilm.training.recipe import DenoiserRecipe
-from statefilm.training.tasks import DenoiserTask
+from statefilm.training.streams import Stream
+from statefilm.training.tasks.diffusion import DiffusionTask
 
 Call = Callable[[], Any]
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
 HELD_BACK = 982_451_653  # the seed of the samples that losses are measured on
-SHAPES_BELOW_64 = ("circle", "square", "triangle")
-SAMPLE_PROMPTS = ("a red circle", "a green square", "a blue circle and a yellow triangle")
-SAMPLE_CLIPS = ("a red circle moves left", "a green square moves up", "a cyan triangle grows")
 
 
 @dataclass(frozen=True)
@@ -136,21 +131,20 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
     if file.is_file():
         return _read(file, recipe)
     trainer = Trainer(recipe, place / "run", quiet=True)
-    pipe = load_pipeline(trainer.fit(), "float32", "cpu")
-    pipe.set_progress_bar_config(disable=True)
+    trained = trainer.fit()
     task = trainer.task
-    assert isinstance(task, DenoiserTask)
+    assert isinstance(task, DiffusionTask)
     with trainer.average.applied(), task.evaluation():
-        losses = dict(_losses(task, study.measures.loss_samples))
-    results = _measure(study, recipe, pipe)
+        losses = dict(_losses(task, recipe.data, study.measures.loss_samples))
+    judge = judge_clips if isinstance(study.measures, ClipMeasures) else judge_world
+    results = judge(study, recipe, trained, place / "samples.png")
     results.write(place)
-    _save_samples(recipe, pipe, place / "samples.png")
     outcome = Outcome(
         arm=arm,
         seed=seed,
-        steps=recipe.steps,
-        parameters=sum(p.numel() for p in task.transformer.parameters()),
-        flops=recipe.steps * flops_of_step(recipe),
+        steps=trainer.counters.step,
+        parameters=sum(p.numel() for p in task.denoiser.parameters()),
+        flops=trainer.counters.step * flops_of_step(recipe),
         seconds=trainer.counters.seconds,
         metrics=results.metrics,
         losses=losses,
@@ -167,7 +161,7 @@ def arm_folder(folder: Path, arm: str, seed: int) -> Path:
     return folder / re.sub(r"[^\w.-]+", "-", arm) / f"seed-{seed}"
 
 
-def _read(file: Path, recipe: DenoiserRecipe) -> Outcome:
+def _read(file: Path, recipe: DiffusionRecipe) -> Outcome:
     content = json.loads(file.read_text("utf-8"))
     if content.pop("recipe") != recipe.model_dump(mode="json"):
         raise UsageError(f"{file} comes from another recipe: give another folder, or remove it")
@@ -175,9 +169,10 @@ def _read(file: Path, recipe: DenoiserRecipe) -> Outcome:
     return Outcome(**content)
 
 
-def _losses(task: DenoiserTask, samples: int) -> Iterator[tuple[str, list[float]]]:
+def _losses(
+    task: DiffusionTask, streams: Sequence[Stream], samples: int
+) -> Iterator[tuple[str, list[float]]]:
     """Errors on held-back samples at fixed noise levels, by stream and level."""
-    streams = task.recipe.data
     batches = Batches(HELD_BACK, streams, task.batches.draw)
     for number, stream in enumerate(streams):
         steps = range(-(-samples // stream.batch_size))
@@ -188,39 +183,3 @@ def _losses(task: DenoiserTask, samples: int) -> Iterator[tuple[str, list[float]
                 fixed = replace(batch, level=torch.full_like(batch.level, level))
                 errors += task.errors(fixed).tolist()
             yield f"{stream.name} {level:g}", errors[:samples]
-
-
-def _measure(study: Study, recipe: DenoiserRecipe, pipe: HTHPipeline) -> Results:
-    measures, size = study.measures, recipe.data[0].world.size
-    results = Results({})
-    for scale in measures.scales:
-        wanted = round(scale * size)
-        make = generator(pipe, 1, height=wanted, width=wanted)
-        found = evaluate_t2i(
-            make,
-            images_per_task=measures.images_per_task,
-            tasks=measures.tasks,
-            **_shapes(size),
-        )
-        if scale != 1:
-            metrics = {f"{name}@{scale:g}": value for name, value in found.metrics.items()}
-            found = Results(metrics)
-        results |= found
-    if measures.clips:
-        frames = max(stream.world.num_frames for stream in recipe.data)
-        results |= evaluate_t2v(generator(pipe, frames), clips=measures.clips, **_shapes(size))
-    return results
-
-
-def _shapes(size: int) -> dict[str, Any]:
-    return {"shapes": SHAPES_BELOW_64} if size < 64 else {}
-
-
-def _save_samples(recipe: DenoiserRecipe, pipe: HTHPipeline, file: Path) -> None:
-    """A row of images, or of frames of clips, of the same prompts and seeds in every arm."""
-    frames = max(stream.world.num_frames for stream in recipe.data)
-    prompts = list(SAMPLE_PROMPTS if frames == 1 else SAMPLE_CLIPS)
-    made: Any = pipe(prompts, num_frames=frames, generator=seed_generators(0, len(prompts)))
-    clips = [[image] for image in made.images] if frames == 1 else made.frames
-    shown = [clip[moment] for clip in clips for moment in range(0, frames, 4)]
-    save_png(make_grid(shown, columns=len(shown)), file, force=True)

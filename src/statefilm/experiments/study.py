@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import torch
 
-from statefilm.models import HTHTransformer, build
+from statefilm.models import HTHTransformer, TemporalSSMUNet, build
 from statefilm.models.flops import forward_flops
+from statefilm.models.unet.cost import forward_flops as unet_flops
 from statefilm.pipelines import resolve_model
 from statefilm.training import load_recipe
-from statefilm.training.recipe import DenoiserRecipe
+from statefilm.training.recipe import DenoiserRecipe, UNetRecipe
 
 Changes = Mapping[str, Any]
+DiffusionRecipe = DenoiserRecipe | UNetRecipe
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,21 @@ class Measures:
 
 
 @dataclass(frozen=True)
+class ClipMeasures:
+    """How each trained arm of a study of the worlds of long clips is measured.
+
+    Attributes:
+        clips: generated ones, the same noise in every arm; see `evaluation.clips`.
+        steps: of the sampler, DDIM.
+        loss_samples: of the held-back samples, for each level of `LEVELS`.
+    """
+
+    clips: int = 32
+    steps: int = 25
+    loss_samples: int = 64
+
+
+@dataclass(frozen=True)
 class Study:
     """Arms trained alike and compared.
 
@@ -48,8 +65,9 @@ class Study:
         arms: name to the fields that the arm changes, as "model.overrides.dim" to value.
         baseline: the arm that the others are compared with.
         steps: of the baseline.
-        equal: what the arms have in common: "steps" (the same samples), or "flops" (of the
-            denoiser's forward pass, samples times operations).
+        equal: what the arms have in common: "steps" (the same samples), "flops" (of the denoiser's
+            forward pass, samples times operations), or "minutes" (of training on this machine,
+            which the arms' recipes bound).
         before: the study's first stage, trained once a seed, whose weights all arms start from.
         measures: how arms are judged.
         headline: the figure that the page's sentence is about.
@@ -61,12 +79,12 @@ class Study:
     baseline: str
     recipe: str = "experiment_t2i"
     steps: int = 3000
-    equal: Literal["steps", "flops"] = "steps"
+    equal: Literal["steps", "flops", "minutes"] = "steps"
     before: Stage | None = None
-    measures: Measures = field(default_factory=Measures)
+    measures: Measures | ClipMeasures = field(default_factory=Measures)
     headline: str = "mean.strict"
 
-    def recipe_of(self, arm: str, seed: int, source: str | None = None) -> DenoiserRecipe:
+    def recipe_of(self, arm: str, seed: int, source: str | None = None) -> DiffusionRecipe:
         """The recipe of an arm.
 
         Args:
@@ -79,7 +97,7 @@ class Study:
         if source is not None:
             changes |= {"model.init_from": source, "text.init_from": source}
         recipe = _recipe(self.recipe, changes, seed, self.steps)
-        if self.equal == "steps" or arm == self.baseline:
+        if self.equal != "flops" or arm == self.baseline:
             return recipe
         share = flops_of_step(self.recipe_of(self.baseline, seed, source)) / flops_of_step(recipe)
         return _recipe(self.recipe, changes, seed, round(share * self.steps))
@@ -93,27 +111,38 @@ class Stage:
     steps: int
     changes: Changes = field(default_factory=dict)
 
-    def recipe_for(self, seed: int) -> DenoiserRecipe:
+    def recipe_for(self, seed: int) -> DiffusionRecipe:
         """The stage's recipe."""
         return _recipe(self.recipe, self.changes, seed, self.steps)
 
 
-def flops_of_step(recipe: DenoiserRecipe) -> float:
+def flops_of_step(recipe: DiffusionRecipe) -> float:
     """Operations of the denoiser's forward pass in a step of a recipe on pixels, on average."""
+    config = _denoiser_config(recipe)
+    count = unet_flops if isinstance(recipe, UNetRecipe) else forward_flops
+    text_tokens = 0 if recipe.text is None else recipe.text.max_length
+    total = 0.0
+    for stream in recipe.data:
+        size = (stream.drawn.num_frames, stream.drawn.size, stream.drawn.size)
+        flops = sum(count(config, size, text_tokens).values())
+        total += stream.weight * stream.batch_size * flops
+    return total / sum(stream.weight for stream in recipe.data)
+
+
+def _denoiser_config(recipe: DiffusionRecipe) -> Mapping[str, Any]:
+    """The config of the model that a recipe trains, made without its weights."""
     source = recipe.model
     with torch.device("meta"):
         if source.preset is not None:
-            transformer = build(source.preset, **source.overrides)
-        else:
-            assert source.init_from is not None
-            folder = resolve_model(source.init_from) / "transformer"
-            transformer = HTHTransformer.from_config(HTHTransformer.load_config(folder))
-    total = 0.0
-    for stream in recipe.data:
-        size = (stream.world.num_frames, stream.world.size, stream.world.size)
-        flops = sum(forward_flops(transformer.config, size, recipe.text.max_length).values())
-        total += stream.weight * stream.batch_size * flops
-    return total / sum(stream.weight for stream in recipe.data)
+            return build(source.preset, **source.overrides).config
+        assert source.init_from is not None
+        kind, name = (
+            (TemporalSSMUNet, "unet")
+            if isinstance(recipe, UNetRecipe)
+            else (HTHTransformer, "transformer")
+        )
+        folder = resolve_model(source.init_from) / name
+        return kind.from_config(kind.load_config(folder)).config
 
 
 def shortened(study: Study, share: float) -> Study:
@@ -124,9 +153,9 @@ def shortened(study: Study, share: float) -> Study:
     return replace(study, steps=max(1, round(share * study.steps)), before=before)
 
 
-def _recipe(base: str, changes: Changes, seed: int, steps: int) -> DenoiserRecipe:
+def _recipe(base: str, changes: Changes, seed: int, steps: int) -> DiffusionRecipe:
     settings = {**changes, "seed": seed, "steps": steps}
     # JSON is YAML, which the changes of a recipe are written in.
     recipe = load_recipe(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-    assert isinstance(recipe, DenoiserRecipe)
+    assert isinstance(recipe, DenoiserRecipe | UNetRecipe)
     return recipe

@@ -1,0 +1,127 @@
+"""How a trained arm is judged: by the world's benchmarks, or as clips of a world of laws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from statefilm.data.worlds import find_world
+from statefilm.evaluation.clips import fvd_rand128, read_clips, shuffled_frames
+from statefilm.evaluation.world import Metric, Results, evaluate_t2i, evaluate_t2v, generator
+from statefilm.experiments.study import ClipMeasures, DiffusionRecipe, Measures, Study
+from statefilm.pipelines import HTHPipeline, VideoDiffusionPipeline, load_pipeline
+from statefilm.pipelines.media import make_grid, save_png
+from statefilm.pipelines.sampling import seed_generators
+from statefilm.training.streams import ClipSamples
+
+SHAPES_BELOW_64 = ("circle", "square", "triangle")
+SAMPLE_PROMPTS = ("a red circle", "a green square", "a blue circle and a yellow triangle")
+SAMPLE_CLIPS = ("a red circle moves left", "a green square moves up", "a cyan triangle grows")
+CLIPS_AT_ONCE = 4
+SHOWN = 3  # clips of the picture
+REAL_SEED = 7919  # of the real clips, from the split that no arm is trained on
+
+
+def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: Path) -> Results:
+    """The benchmarks of the world, and a picture of samples.
+
+    Args:
+        trained: the folder of the pipeline.
+        samples: the picture's file.
+    """
+    assert isinstance(study.measures, Measures)
+    pipe = load_pipeline(trained, "float32", "cpu", kind=HTHPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    _save_samples(recipe, pipe, samples)
+    measures, size = study.measures, recipe.data[0].drawn.size
+    results = Results({})
+    for scale in measures.scales:
+        wanted = round(scale * size)
+        make = generator(pipe, 1, height=wanted, width=wanted)
+        found = evaluate_t2i(
+            make,
+            images_per_task=measures.images_per_task,
+            tasks=measures.tasks,
+            **_shapes(size),
+        )
+        if scale != 1:
+            metrics = {f"{name}@{scale:g}": value for name, value in found.metrics.items()}
+            found = Results(metrics)
+        results |= found
+    if measures.clips:
+        frames = max(stream.drawn.num_frames for stream in recipe.data)
+        results |= evaluate_t2v(generator(pipe, frames), clips=measures.clips, **_shapes(size))
+    return results
+
+
+def _shapes(size: int) -> dict[str, Any]:
+    return {"shapes": SHAPES_BELOW_64} if size < 64 else {}
+
+
+def _save_samples(recipe: DiffusionRecipe, pipe: HTHPipeline, file: Path) -> None:
+    """A row of images, or of frames of clips, of the same prompts and seeds in every arm."""
+    frames = max(stream.drawn.num_frames for stream in recipe.data)
+    prompts = list(SAMPLE_PROMPTS if frames == 1 else SAMPLE_CLIPS)
+    made: Any = pipe(prompts, num_frames=frames, generator=seed_generators(0, len(prompts)))
+    clips = [[image] for image in made.images] if frames == 1 else made.frames
+    shown = [clip[moment] for clip in clips for moment in range(0, frames, 4)]
+    save_png(make_grid(shown, columns=len(shown)), file, force=True)
+
+
+def judge_clips(study: Study, recipe: DiffusionRecipe, trained: Path, samples: Path) -> Results:
+    """FVD-rand128 and the readings of generated clips, and a picture of some; see `judge_world`.
+
+    The floor of the FVD is that of real clips; those of the readings are of real clips with their
+    frames in random order. "oracle" holds the readings of real clips as they are.
+    """
+    measures, section = study.measures, recipe.data[0].clips
+    assert isinstance(measures, ClipMeasures) and section is not None
+    pipe = load_pipeline(trained, "float32", "cpu", kind=VideoDiffusionPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    clips = _generate(pipe, measures)
+    _save_clips(pipe, clips[:SHOWN], samples)
+    real = real_clips(section, 2 * measures.clips)
+    distance = fvd_rand128(clips, real)
+    found = read_clips(section.world, clips, shuffled_frames(real[: measures.clips]))
+    oracle = read_clips(section.world, real[: measures.clips])
+    metrics = {
+        "fvd_rand128": Metric(
+            distance.value, distance.low, distance.high, distance.n, distance.floor
+        ),
+        **found,
+    }
+    return Results(metrics, {name: metric.value for name, metric in oracle.items()})
+
+
+def real_clips(section: ClipSamples, count: int) -> torch.Tensor:
+    """Clips [count, 3, T, H, W] of a recipe's world that no arm is trained on."""
+    world = find_world(section.world)
+    sizes = {"size": section.size, "num_frames": section.num_frames}
+    return world.sample_batch(REAL_SEED, 0, count, split="test", **sizes).frames
+
+
+def _generate(pipe: VideoDiffusionPipeline, measures: ClipMeasures) -> torch.Tensor:
+    """Clips [N, 3, T, H, W] in [-1, 1], clip i from seed i."""
+    made = []
+    for start in range(0, measures.clips, CLIPS_AT_ONCE):
+        seeds = range(start, min(start + CLIPS_AT_ONCE, measures.clips))
+        output: Any = pipe(
+            num_inference_steps=measures.steps,
+            sampler="ddim",
+            num_videos_per_prompt=len(seeds),
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+        )
+        made.append(output.frames.float().clamp(-1, 1))
+    return torch.cat(made)
+
+
+def _save_clips(pipe: VideoDiffusionPipeline, clips: torch.Tensor, file: Path) -> None:
+    """Eight moments of each clip in a row of its own."""
+    moments = torch.linspace(0, clips.shape[2] - 1, min(8, clips.shape[2])).round().long()
+    rows: Any = pipe.decode(clips[:, :, moments], "pil")
+    save_png(
+        make_grid([one for row in rows for one in row], columns=len(moments)), file, force=True
+    )
