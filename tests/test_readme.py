@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import statefilm
 from statefilm.cli.main import run
@@ -26,7 +27,11 @@ def commands():
 def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(RECIPES / "smoke_world_t2i.yaml", "my_recipe.yaml")
-    assert {command[0] for command in commands()} == {"image", "video", "train"}
+    Path("pictures").mkdir()
+    for number in range(12):
+        Image.new("RGB", (70 + number, 64), (20 * number, 90, 40)).save(f"pictures/{number}.png")
+        Path(f"pictures/{number}.txt").write_text(f"a plain tile, number {number}")
+    assert {command[0] for command in commands()} == {"image", "video", "train", "data"}
     for command in commands():
         # Hours of training are only checked; all else runs whole.
         long = command[0] == "train" and not command[1].startswith("smoke_")
