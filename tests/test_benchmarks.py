@@ -34,6 +34,11 @@ def test_cpu_tables(script, tmp_path):
     for name in cpu_tables.TINY:
         assert f"## {name}\n" in tables and (tmp_path / name / "results.json").is_file()
     assert set(cpu_tables.TINY) <= set(cpu_tables.PARTS)
+    kept = (tmp_path / "generate" / "results.json").read_bytes()
+    assert cpu_tables.main([str(tmp_path), "--tiny", "--parts", "ops-float32"]) == 0
+    again = (tmp_path / "tables.md").read_text()
+    assert [again.count(f"## {name}\n") for name in cpu_tables.TINY] == [1] * 4
+    assert (tmp_path / "generate" / "results.json").read_bytes() == kept
 
 
 def test_cpu_studies(script, tmp_path):

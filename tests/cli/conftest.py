@@ -1,7 +1,9 @@
 """The command line run in this process, and a whole model folder at toy size."""
 
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 
 import pytest
 import torch
@@ -142,7 +144,8 @@ def unet(tmp_path_factory):
             class_names=CLASS_NAMES if reads == "class" else None,
         )
         folder = tmp_path_factory.mktemp("models") / reads
-        pipeline.save_pretrained(folder)
+        with redirect_stderr(StringIO()):  # its progress bar is not the command's
+            pipeline.save_pretrained(folder)
         return folder
 
     return make

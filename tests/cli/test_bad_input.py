@@ -162,7 +162,7 @@ def test_evaluations_of_text_to_image_name_what_they_need(refused, unet):
         (("image",), "no prompt"),
         (("image", "  "), "prompt 1 is empty"),
         (("data", "make", "out", "--size", 7), "size 7"),
-        (("data", "inspect", "nowhere"), "nowhere: no such folder"),
+        (("data", "inspect", "nowhere"), "nowhere: no such file or folder"),
     ],
 )
 def test_names(refused, tmp_path, args, says):
