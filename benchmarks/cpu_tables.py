@@ -21,7 +21,7 @@ PARTS = {
     "denoiser-long": f"denoiser {PAIR} --sizes 180p,2K --sets 1 --rounds 3 --dtype bfloat16",
     "denoiser-float32": f"denoiser {PAIR} --sizes 1K --sets 1 --rounds 3 --dtype float32",
     "denoiser-training": f"denoiser {PAIR} --sizes 256p --sets 1 --backward --dtype bfloat16",
-    "generate": "generate --batch-sizes 1,4,16",
+    "generate": "generate --batch-sizes 1,4 --rounds 3",
 }
 SMALL_OPS = "--lengths 48,96 --dim 32 --head-dim 16 --state-dim 16 --rounds 2"
 TINY = {
