@@ -126,7 +126,7 @@ def over_ray(
         context.enable_progress_bars = False
         rows = ray.data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
         reports = rows.map(
-            _RayWorker,  # type: ignore[arg-type]
+            _RayWorker,
             fn_constructor_args=(folder, spec),
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_gpus=int(spec.device != "cpu" and "GPU" in ray.cluster_resources()),
