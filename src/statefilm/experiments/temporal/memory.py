@@ -35,6 +35,7 @@ QUESTION = (
 FRAMES = (16, 64, 256, 1024)
 WIDTH, PARAMETERS = "equal width", "equal parameters"
 REFERENCE = "s6-bi"  # its parameters are those of all layers where they are equal
+GROWTH = (64, 1024)  # frames between which bytes a frame are compared
 CROSSING_LIMIT = 4096  # frames
 # Of the bytes that a forward keeps: what a training step takes at its peak, at most about.
 STEP_OVER_SAVED = 3
@@ -125,7 +126,7 @@ def _measure(
                 "mixer": arm.mixer,
                 "options": dict(arm.options),
                 "parameters": parameters_of(arm, subject.widths),
-                "growth": growth(counts[name], *_long(frames)),
+                "growth": growth(counts[name], *GROWTH),
                 "attention_passes_at": None
                 if name == ATTENTION
                 else crossing(counts[ATTENTION], counts[name], CROSSING_LIMIT),
@@ -212,11 +213,6 @@ def _layers(subject: Subject, comparison: str, names: Sequence[str]) -> Iterator
         arm = ARMS[name] if comparison == WIDTH else matched(ARMS[name], subject.widths, target)
         if arm is not None:
             yield name, arm
-
-
-def _long(frames: Sequence[int]) -> tuple[int, int]:
-    """Between which numbers of frames growth is judged: from 64 on, where layers are that long."""
-    return min(64, frames[-1]), frames[-1]
 
 
 def _too_much(saved: int, shorter: Row | None, protocol: Protocol) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from statefilm.evaluation.speed.report import Row
 from statefilm.experiments.temporal.arms import ATTENTION
-from statefilm.experiments.temporal.memory import CROSSING_LIMIT, MemoryResults
+from statefilm.experiments.temporal.memory import CROSSING_LIMIT, GROWTH, MemoryResults
 
 LINEAR = 0.05  # by which bytes a frame may differ where growth is called linear
 STATE_SPACES = ("s4d-uni", "s4d-bi", "s6-uni", "s6-bi", "hydra", "bimamba2")
@@ -20,7 +20,7 @@ def found(results: MemoryResults) -> Iterator[str]:
         layers = [row for row in results.layers if _at(row, subject, comparison)]
         rows = [row for row in results.rows if _at(row, subject, comparison)]
         start = f"{subject[0].upper()}{subject[1:]}, {comparison}: "
-        yield start + _growth(layers, results.settings["frames"])
+        yield start + _growth(layers)
         yield start + _crossings(layers)
         for frames in SPEED_FRAMES:
             sentence = _speed(rows, frames)
@@ -28,8 +28,8 @@ def found(results: MemoryResults) -> Iterator[str]:
                 yield start + sentence
 
 
-def _growth(layers: Sequence[Row], frames: Sequence[int]) -> str:
-    span = f"from {min(64, frames[-1])} to {frames[-1]} frames"
+def _growth(layers: Sequence[Row]) -> str:
+    span = f"from {GROWTH[0]} to {GROWTH[1]} frames"
     linear = [row["arm"] for row in layers if row["growth"] <= LINEAR]
     others = [
         f"{row['arm']} {100 * row['growth']:.0f} %" for row in layers if row["growth"] > LINEAR

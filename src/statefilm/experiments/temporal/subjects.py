@@ -73,7 +73,7 @@ class WholeUNet:
     def __init__(self, preset: str = "unet_tiny", side: int = 32, **changes: Any) -> None:
         self.config = {**UNET_PRESETS[preset], **changes}
         self.side = side
-        self.name = f"{preset} at {side} px"
+        self.name = f"the U-Net {preset} at {side} px"
         self.widths = temporal_widths(self.config)
 
     def build(self, arm: Arm, device: torch.device) -> nn.Module:
