@@ -32,7 +32,7 @@ def by_reference(**inputs) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def no_kept_memory(uninitialized_is_nan):
-    native._kept.clear()
+    native.release()
 
 
 @pytest.fixture

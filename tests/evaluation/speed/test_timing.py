@@ -35,17 +35,17 @@ def clock():
 
 def test_contestants_take_turns_in_changing_orders(clock):
     runs = {name: clock.contestant(name, 1.0) for name in "abc"}
-    interleave(runs, Protocol(rounds=3, clock=clock))
+    interleave(runs, Protocol(rounds=3, settle_seconds=0.5, clock=clock))
     warm_up, rounds = clock.calls[:6], clock.calls[6:]
     assert warm_up == ["a", "a", "b", "b", "c", "c"]
     assert ["".join(rounds[i : i + 3]) for i in (0, 3, 6)] == ["abc", "acb", "cab"]
 
 
 def test_the_median_forgets_the_first_call_and_a_disturbed_round(clock):
-    runs = {"a": clock.contestant("a", 100.0, 2.0, 2.0, 50.0, 3.0)}
+    runs = {"a": clock.contestant("a", 100.0, 4.0, 4.0, 50.0, 3.0)}
     timings, failures = interleave(runs, Protocol(rounds=3, clock=clock))
-    assert timings["a"].seconds == (2.0, 50.0, 3.0)
-    assert timings["a"].median == 3.0
+    assert timings["a"].seconds == (4.0, 50.0, 3.0)
+    assert timings["a"].median == 4.0
     assert failures == {}
 
 
@@ -70,7 +70,7 @@ def test_one_that_fails_does_not_end_the_race(clock):
 
 def test_the_device_is_waited_for_before_each_look_at_the_clock(clock):
     waits = []
-    runs = {"a": clock.contestant("a", 1.0)}
+    runs = {"a": clock.contestant("a", 4.0)}
     interleave(runs, Protocol(rounds=2, clock=clock), lambda: waits.append(len(clock.calls)))
     assert waits == [0, 1, 1, 2, 2, 3, 3, 4]
     assert synchronizer(torch.device("cpu"))() is None

@@ -9,6 +9,8 @@ from itertools import accumulate
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from statefilm.ops.quasiseparable import native
+
 COUNTED = {
     "cpu": "bytes that torch's CPU allocator holds at the peak of one call, beside inputs and "
     "weights; buffers that libraries allocate by themselves are not seen",
@@ -30,6 +32,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         return None
+    native.release()  # else what earlier calls left would serve this one uncounted
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler's library tells each start
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         run()

@@ -38,7 +38,7 @@ class Protocol:
 
     rounds: int = 5
     min_seconds: float = 0.02
-    settle_seconds: float = 0.5
+    settle_seconds: float = 2.0
     budget: float = math.inf
     memory: int | None = None
     deadline: float = math.inf

@@ -106,6 +106,11 @@ def _launch(
         _kept[:] = [scratch]
 
 
+def release() -> None:
+    """Give back the working memory that is kept between calls."""
+    _kept.clear()
+
+
 def _scratch(size: int) -> Tensor:
     """Working memory: the last call's, as fresh pages cost about as much as the work on them."""
     try:
