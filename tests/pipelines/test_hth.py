@@ -216,6 +216,23 @@ def test_text_is_projected_once_a_generation_and_again_when_the_callback_replace
         handle.remove()
 
 
+def test_guidance_apart_is_guidance_together(pipe, monkeypatch):
+    rows = []
+    handle = pipe.transformer.register_forward_hook(lambda *call: rows.append(len(call[2].sample)))
+    try:
+        together = sample(pipe)
+        monkeypatch.setattr("statefilm.pipelines.hth.APART_TOKENS", 1)
+        apart = sample(pipe)
+        unguided = sample(pipe, guidance_scale=1)
+    finally:
+        handle.remove()
+    steps = len(rows) // 4
+    one = rows[-1]
+    assert rows == steps * [2 * one] + 2 * steps * [one] + steps * [one]
+    close(together.images, apart.images)
+    assert not torch.allclose(unguided.images, apart.images)
+
+
 def test_tuples_for_those_who_want_them(pipe):
     (images,) = sample(pipe, return_dict=False)
     assert torch.equal(images, sample(pipe).images)
@@ -229,6 +246,17 @@ def test_videos_may_have_a_shift_of_their_own():
     close(sample(pipe).images, sample(plain).images)
     close(sample(pipe, num_frames=5).frames, sample(plain, num_frames=5, shift=5.0).frames)
     assert not torch.allclose(sample(pipe, num_frames=5).frames, sample(plain, num_frames=5).frames)
+
+
+def test_the_shift_may_follow_the_number_of_tokens():
+    pipe = make_pipeline(shift_tokens=16)
+    time, rows, columns = pipe.size_steps
+    assert pipe.default_shift(1, 4 * rows, 4 * columns) == 2.0
+    assert pipe.default_shift(1, 8 * rows, 8 * columns) == 4.0
+    assert pipe.default_shift(1 + 3 * time, 4 * rows, 4 * columns) == 4.0
+    large = {"height": 8 * rows, "width": 8 * columns}
+    same = sample(make_pipeline(), shift=4.0, **large)
+    close(sample(pipe, **large).images, same.images)
 
 
 def test_sizes_default_to_the_models_own():

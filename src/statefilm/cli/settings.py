@@ -31,9 +31,11 @@ def resolve_settings(pipe: LocalPipeline, request: Request, samples: Sequence[Sa
     num_frames = _frames(pipe, request, fps)
     # Without a prompt or a label there is nothing to guide by.
     guided = any(sample.prompt or sample.label is not None for sample in samples)
+    height = value_or(request.height, config.default_height)
+    width = value_or(request.width, config.default_width)
     settings = Settings(
-        height=value_or(request.height, config.default_height),
-        width=value_or(request.width, config.default_width),
+        height=height,
+        width=width,
         num_frames=num_frames,
         fps=fps,
         steps=value_or(request.steps, config.default_steps),
@@ -41,7 +43,7 @@ def resolve_settings(pipe: LocalPipeline, request: Request, samples: Sequence[Sa
             request.guidance_scale, config.default_guidance_scale if guided else 1.0
         ),
         sampler=value_or(request.sampler, default_sampler(pipe.scheduler)),
-        shift=value_or(request.shift, pipe.default_shift(num_frames)),
+        shift=value_or(request.shift, pipe.default_shift(num_frames, height, width)),
         window=request.window,
         overlap=request.overlap,
         first_frames=first,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,6 +37,11 @@ from statefilm.pipelines.sampling import (
 
 __all__ = ["HTHPipeline", "HTHPipelineOutput"]
 
+# From so many tokens a sample, on a CPU, guidance takes two forwards: the arrays of a single one
+# are so large that the C library asks the system for each anew, see
+# benchmarks/cpu_studies.py --parts guidance-batching.
+APART_TOKENS = 1024
+
 CALLBACK_TENSORS = ("latents", "denoised", "prompt_embeds", "negative_prompt_embeds")
 
 
@@ -66,6 +72,8 @@ class HTHPipeline(LocalPipeline):
             default_fps: what suits this model; saved with it. `default_num_frames` and
             `default_fps` are for a video.
         default_video_shift: timestep shift of videos; None is the scheduler's own, as for images.
+        shift_tokens: the number of tokens at which the scheduler's own shift holds; that of n
+            tokens is sqrt(n / shift_tokens) times as large. None leaves it as it is.
         max_text_length: tokens of a prompt that the model sees.
     """
 
@@ -90,6 +98,7 @@ class HTHPipeline(LocalPipeline):
         default_guidance_scale: float = 3.0,
         default_fps: int = 8,
         default_video_shift: float | None = None,
+        shift_tokens: int | None = None,
         max_text_length: int = 256,
     ) -> None:
         super().__init__()
@@ -108,6 +117,7 @@ class HTHPipeline(LocalPipeline):
             default_guidance_scale=default_guidance_scale,
             default_fps=default_fps,
             default_video_shift=default_video_shift,
+            shift_tokens=shift_tokens,
             max_text_length=max_text_length,
         )
 
@@ -118,10 +128,26 @@ class HTHPipeline(LocalPipeline):
         patch = self.transformer.config.patch_size
         return time * patch[0], space * patch[1], space * patch[2]
 
-    def default_shift(self, num_frames: int) -> float | None:
-        """The timestep shift for so many frames; None where the model is not one of flow."""
-        own: float | None = self.config.default_video_shift if num_frames > 1 else None
-        return own_shift(self.scheduler) if own is None else own
+    def default_shift(
+        self, num_frames: int, height: int | None = None, width: int | None = None
+    ) -> float | None:
+        """The timestep shift for such a size; None where the model is not one of flow."""
+        video: float | None = self.config.default_video_shift if num_frames > 1 else None
+        shift = own_shift(self.scheduler) if video is None else video
+        if shift is None:
+            return None
+        height, width = height or self.config.default_height, width or self.config.default_width
+        return shift * self.token_shift(num_frames, height, width)
+
+    def token_shift(self, num_frames: int, height: int, width: int) -> float:
+        """What the number of tokens of a size multiplies its shift by; see `shift_tokens`."""
+        tokens = self.num_tokens(num_frames, height, width)
+        return math.sqrt(tokens / (self.config.shift_tokens or tokens))
+
+    def num_tokens(self, num_frames: int, height: int, width: int) -> int:
+        """How many tokens the denoiser mixes for one sample of a valid size."""
+        time, rows, columns = self.size_steps
+        return (1 + (num_frames - 1) // time) * (height // rows) * (width // columns)
 
     def activation_bytes(self, num_frames: int, height: int, width: int) -> int:
         """Memory at the peak of one forward of one sample, beside the weights."""
@@ -252,7 +278,7 @@ class HTHPipeline(LocalPipeline):
         channels = self.transformer.config.in_channels
         shape = latent_shape(self.vae, num_frames, height, width, pixel_channels=channels)
         batch = batch_size(prompt, prompt_embeds) * num_images_per_prompt
-        shift = self.default_shift(num_frames) if shift is None else shift
+        shift = self.default_shift(num_frames, height, width) if shift is None else shift
         scheduler = make_scheduler(self.scheduler, sampler, steps, shift)
         if latents is None:
             latents = draw_noise(shape, batch, generator)
@@ -270,7 +296,11 @@ class HTHPipeline(LocalPipeline):
                 negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask, batch
             )
 
-        conditions = self._conditions(tensors, mask, negative_mask)
+        apart = (
+            self._execution_device.type == "cpu"
+            and self.num_tokens(num_frames, height, width) >= APART_TOKENS
+        )
+        conditions = self._conditions(tensors, mask, negative_mask, apart)
         if self.transformer.is_cache_enabled:
             self.transformer._reset_stateful_cache()
         step_options = noise_options(scheduler, generator)
@@ -278,7 +308,7 @@ class HTHPipeline(LocalPipeline):
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(scheduler.timesteps):
                 latents = tensors["latents"]
-                prediction = self._predict(latents, *conditions, times[step], scale)
+                prediction = self._predict(latents, conditions, times[step], scale)
                 if "denoised" in wanted:
                     tensors["denoised"] = predicted_sample(scheduler, prediction, step, latents)
                 latents = scheduler.step(prediction, timestep, latents, **step_options)[0]
@@ -289,7 +319,7 @@ class HTHPipeline(LocalPipeline):
                     changed = callback_on_step_end(self, step, timestep, given) or {}
                     tensors |= changed
                     if changed.keys() - {"latents", "denoised"}:
-                        conditions = self._conditions(tensors, mask, negative_mask)
+                        conditions = self._conditions(tensors, mask, negative_mask, apart)
                 progress.update()
 
         frames = self.decode(tensors["latents"], output_type)
@@ -301,38 +331,52 @@ class HTHPipeline(LocalPipeline):
         tensors: dict[str, torch.Tensor],
         mask: torch.Tensor,
         negative_mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor | ReadText, torch.Tensor]:
-        """What the denoiser reads at every step, with its mask; negative prompts come first."""
+        apart: bool,
+    ) -> dict[str, tuple[torch.Tensor | ReadText, torch.Tensor]]:
+        """What the denoiser reads in each forward of a step, with its mask, negative prompts first.
+
+        Args:
+            apart: negative prompts have a forward of their own.
+        """
         states = tensors["prompt_embeds"]
+        forwards: dict[str, tuple[torch.Tensor | ReadText, torch.Tensor]]
+        forwards = {"guided": (states, mask)}
         if negative_mask is not None:
-            states = cat_padded(tensors["negative_prompt_embeds"], states)
-            mask = cat_padded(negative_mask, mask)
+            negative = tensors["negative_prompt_embeds"]
+            if apart:
+                forwards = {"negative": (negative, negative_mask), **forwards}
+            else:
+                both = cat_padded(negative, states), cat_padded(negative_mask, mask)
+                forwards = {"guided": both}
         if any(p.device != states.device for p in self.transformer.parameters()):
-            return states, mask  # offloaded: weights are only there inside a forward
-        return self.transformer.read_text(states), mask
+            return forwards  # offloaded: weights are only there inside a forward
+        read = self.transformer.read_text
+        return {name: (read(text), mask) for name, (text, mask) in forwards.items()}
 
     def _predict(
         self,
         latents: torch.Tensor,
-        text: torch.Tensor | ReadText,
-        mask: torch.Tensor,
+        conditions: dict[str, tuple[torch.Tensor | ReadText, torch.Tensor]],
         time: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
         """The denoiser's prediction in float32; with guidance unless the scale is 1.
 
-        Classifier-free guidance (arXiv 2207.12598): u + scale * (c - u), both in one forward.
+        Classifier-free guidance (arXiv 2207.12598): u + scale * (c - u).
         """
-        if scale != 1:
-            latents = torch.cat([latents, latents])
-        # Latents stay float32: the denoiser casts what it mixes, not what it returns.
-        with self.transformer.cache_context("guided"):
-            prediction = self.transformer(
-                hidden_states=latents,
-                timestep=time.to(latents.device).expand(len(latents)),
-                encoder_hidden_states=text,
-                encoder_attention_mask=mask,
-            ).sample
+        predictions = []
+        for name, (text, mask) in conditions.items():
+            # Latents stay float32: the denoiser casts what it mixes, not what it returns.
+            rows = latents.repeat(len(mask) // len(latents), *[1] * (latents.dim() - 1))
+            with self.transformer.cache_context(name):
+                prediction = self.transformer(
+                    hidden_states=rows,
+                    timestep=time.to(rows.device).expand(len(rows)),
+                    encoder_hidden_states=text,
+                    encoder_attention_mask=mask,
+                ).sample
+            predictions.append(prediction)
+        prediction = torch.cat(predictions)
         if scale == 1:
             return prediction
         unconditional, conditional = prediction.chunk(2)

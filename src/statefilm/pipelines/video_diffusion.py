@@ -150,7 +150,9 @@ class VideoDiffusionPipeline(LocalPipeline):
         """Valid sizes: frames 1 + k * steps[0], heights k * steps[1], widths k * steps[2]."""
         return 1, self.unet.size_step, self.unet.size_step
 
-    def default_shift(self, num_frames: int) -> float | None:
+    def default_shift(
+        self, num_frames: int, height: int | None = None, width: int | None = None
+    ) -> float | None:
         """The timestep shift; None where the model is not one of flow."""
         return own_shift(self.scheduler)
 
