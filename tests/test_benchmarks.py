@@ -50,6 +50,14 @@ def test_cpu_studies(script, tmp_path):
     assert "| hth_tiny | attention" in tables
 
 
+def test_data_loading(script, tmp_path, capsys):
+    assert script("data_loading").main([str(tmp_path), "--tiny"]) == 0
+    table = (tmp_path / "tables.md").read_text()
+    assert all(
+        f"| {name} " in table for name in ("cached latents", "PNG files", "the world, drawn")
+    )
+
+
 def test_cuda_tables(script, tmp_path):
     cuda_tables = script("cuda_tables")
     assert cuda_tables.main([str(tmp_path), "--tiny", "--device", "cpu"]) == 0

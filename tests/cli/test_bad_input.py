@@ -26,6 +26,7 @@ def weights(folder):
     ("args", "says"),
     [
         (("--size", "60x16"), "width 60 is not a multiple of 8: the nearest valid are 56 and 64"),
+        (("-H", 4), "height 4 is not a multiple of 8: the nearest valid is 8"),
         (("-H", 12), "height 12 is not a multiple of 8: the nearest valid are 8 and 16"),
         (("--size", "64"), "size '64' is not WIDTHxHEIGHT"),
         (("--size", "16x16", "-H", 16), "--size and --height or --width at once"),

@@ -1,6 +1,7 @@
 """Runs on a user's own files: buckets, quarantine, captions and classes, workers and resume."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from statefilm.pipelines.media import save_mp4
 from statefilm.training import Trainer, load_recipe
 from statefilm.training.batches import Batches
 from statefilm.training.objectives import Draw
+from statefilm.training.parallel import Ranks
 from statefilm.training.streams import FileSource, Stream
+from statefilm.training.tasks import build_task
 
 from .conftest import TINY, assert_same_run, metrics, train
 
@@ -175,6 +178,24 @@ def test_images_and_clips_share_a_run_and_sample(images, clips, tmp_path, warnin
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
     assert all("loss_mixed" in line for line in metrics(tmp_path / "run"))
     assert HTHPipeline.from_pretrained(saved).config.default_num_frames == 5
+
+
+def test_the_saved_model_plays_at_the_speed_of_its_clips(images, clips):
+    recipe = file_recipe(stream(images), stream(clips, lengths=[5], fps=4))
+    task = build_task(recipe, torch.device("cpu"), Ranks())
+    assert task.pipeline.config.default_fps == 4
+
+
+def test_noise_levels_follow_the_number_of_tokens(images):
+    levels = []
+    for changes in ((), ("objective.shift_tokens=1",)):
+        recipe = file_recipe(stream(images, ratios=[1]), changes=changes)
+        task = build_task(recipe, torch.device("cpu"), Ranks())
+        levels.append(torch.logit(task.batches[0].level.double()))
+    tokens = task.pipeline.num_tokens(*task.batches.sources[0].sizes[0])
+    torch.testing.assert_close(
+        levels[1] - levels[0], torch.full((2,), 0.5 * math.log(tokens)).double(), rtol=0, atol=1e-3
+    )
 
 
 def test_a_unet_trains_on_clips_without_captions(clips, tmp_path):

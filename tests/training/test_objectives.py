@@ -1,5 +1,7 @@
 """Noise, targets and losses: the identities that each process fulfils."""
 
+import math
+
 import pytest
 import torch
 
@@ -133,3 +135,16 @@ def test_a_stream_may_have_levels_of_its_own():
 def test_captions_are_dropped_at_their_rate(rate):
     dropped = draw(objective(caption_dropout=rate), 2000).dropped.float().mean()
     assert float(dropped) == pytest.approx(rate, abs=0.03 if 0 < rate < 1 else 0)
+
+
+def test_a_shift_moves_levels_towards_noise():
+    process = objective()
+    plain = draw(process, 64)
+    shifted = process.draw(SHAPE, [generator_of(0, i) for i in range(64)], shift=3.0)
+    torch.testing.assert_close(torch.logit(shifted.level), torch.logit(plain.level) + math.log(3))
+    assert torch.equal(plain.noise, shifted.noise)
+
+
+def test_the_shift_by_tokens_is_one_of_flow():
+    with pytest.raises(ValueError, match="shift_tokens is for type flow, not epsilon"):
+        objective(type="epsilon", shift_tokens=64)

@@ -1,4 +1,7 @@
-"""The loop: recipes run, resume is exact, and no kind of stop loses anything."""
+"""The loop: recipes run, resume is exact, and no kind of stop loses anything.
+
+`STATEFILM_KILLS=50` kills a run so often in place of the few times of every day.
+"""
 
 import math
 import os
@@ -20,6 +23,7 @@ from statefilm.training import Trainer, load_recipe, shipped_recipes
 
 from .conftest import TINY, assert_same_run, metrics, tiny_recipe, train, weights
 
+KILLS = int(os.environ.get("STATEFILM_KILLS", "5"))
 SMOKE = [name for name in shipped_recipes() if name.startswith("smoke_")]
 
 
@@ -85,8 +89,9 @@ def test_a_vae_resumes_to_the_bit_too(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_five_kills_at_random_moments_leave_the_curve_of_a_run_that_was_left_alone(tmp_path):
-    changes = ["steps=120", "checkpoint.every_steps=2"]
+def test_kills_at_random_moments_leave_the_curve_of_a_run_that_was_left_alone(tmp_path):
+    steps = 20 + 20 * KILLS
+    changes = [f"steps={steps}", "checkpoint.every_steps=2"]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     code = (
         "import sys; from statefilm.training import Trainer, load_recipe;"
@@ -95,7 +100,7 @@ def test_five_kills_at_random_moments_leave_the_curve_of_a_run_that_was_left_alo
     recipe = tiny_recipe(*changes)
     arguments = [sys.executable, "-c", code, str(broken), *TINY, *changes]
     moments = random.Random(0)
-    for _ in range(5):
+    for _ in range(KILLS):
         before = set(broken.glob("checkpoints/step-*"))
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
         while process.poll() is None and set(broken.glob("checkpoints/step-*")) <= before:
@@ -105,7 +110,7 @@ def test_five_kills_at_random_moments_leave_the_curve_of_a_run_that_was_left_alo
         assert process.wait() == -signal.SIGKILL
     train(recipe, broken)
     train(recipe, whole)
-    assert_same_run(broken, whole, 120)
+    assert_same_run(broken, whole, steps)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from statefilm.training import load_recipe
 from statefilm.training.adversary import Adversary, balance
 from statefilm.training.parallel import Ranks
 from statefilm.training.recipe import Adversary as AdversaryConfig
-from statefilm.training.tasks import VAETask
+from statefilm.training.tasks import build_task
 
 from .conftest import metrics, tiny_recipe, train
 
@@ -28,7 +28,7 @@ def tiny(*changes):
 
 
 def task_of(recipe):
-    return VAETask(recipe, CPU, Ranks())
+    return build_task(recipe, CPU, Ranks())
 
 
 def gradients(module):

@@ -164,8 +164,7 @@ def vae(
     from statefilm.evaluation.world import Results, evaluate_vae
     from statefilm.models.vae import load_vae
     from statefilm.pipelines.checkpoint import model_hash
-    from statefilm.pipelines.loading import pick_device
-    from statefilm.training.tasks.vae import vae_folder
+    from statefilm.pipelines.loading import pick_device, vae_folder
 
     console = Console(json=as_json, quiet=quiet)
     if output is not None:

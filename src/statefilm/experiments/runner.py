@@ -182,4 +182,4 @@ def _losses(
                 batch = batches.batch(number, step).to(task.device)
                 fixed = replace(batch, level=torch.full_like(batch.level, level))
                 errors += task.errors(fixed).tolist()
-            yield f"{stream.name} {level:g}", errors[:samples]
+            yield f"{batches.names[number]} {level:g}", errors[:samples]

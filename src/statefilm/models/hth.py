@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -32,7 +33,7 @@ MIN_SIGMA = 1e-3  # of the division that turns a predicted sample into a velocit
 TransformerBlockRegistry.register(HTHBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
-class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin):
+class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     """Diffusion denoiser that mixes tokens as its plan says (HTH, arXiv 2502.00972).
 
     Fields marked (open) are not published; their defaults are this project's choice.

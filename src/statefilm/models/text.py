@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 
 TEXT_PRESETS: dict[str, dict[str, Any]] = {
-    # Chung et al. 2022 (arXiv 2210.11416), the encoder half: 4.76B parameters.
+    # Chung et al. 2022 (arXiv 2210.11416), the encoder halves: 4.76B, 1.22B and 0.34B parameters.
     "flan_t5_xxl": {
         "vocab_size": 32128,
         "d_model": 4096,
@@ -45,6 +45,24 @@ TEXT_PRESETS: dict[str, dict[str, Any]] = {
         "d_ff": 10240,
         "num_layers": 24,
         "num_heads": 64,
+        "dropout_rate": 0.1,
+    },
+    "flan_t5_xl": {
+        "vocab_size": 32128,
+        "d_model": 2048,
+        "d_kv": 64,
+        "d_ff": 5120,
+        "num_layers": 24,
+        "num_heads": 32,
+        "dropout_rate": 0.1,
+    },
+    "flan_t5_large": {
+        "vocab_size": 32128,
+        "d_model": 1024,
+        "d_kv": 64,
+        "d_ff": 2816,
+        "num_layers": 24,
+        "num_heads": 16,
         "dropout_rate": 0.1,
     },
     # Small enough to train together with the denoiser; give it its tokenizer's vocabulary size.

@@ -141,8 +141,10 @@ class HTHPipeline(LocalPipeline):
 
     def token_shift(self, num_frames: int, height: int, width: int) -> float:
         """What the number of tokens of a size multiplies its shift by; see `shift_tokens`."""
-        tokens = self.num_tokens(num_frames, height, width)
-        return math.sqrt(tokens / (self.config.shift_tokens or tokens))
+        if self.config.shift_tokens is None:
+            return 1.0
+        tokens = max(1, self.num_tokens(num_frames, height, width))
+        return math.sqrt(tokens / self.config.shift_tokens)
 
     def num_tokens(self, num_frames: int, height: int, width: int) -> int:
         """How many tokens the denoiser mixes for one sample of a valid size."""

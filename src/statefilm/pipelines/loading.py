@@ -16,7 +16,14 @@ from statefilm.pipelines.checkpoint import read_index
 from statefilm.pipelines.hth import HTHPipeline
 from statefilm.pipelines.video_diffusion import VideoDiffusionPipeline
 
-__all__ = ["bundled_models", "load_pipeline", "pick_device", "pick_dtype", "resolve_model"]
+__all__ = [
+    "bundled_models",
+    "load_pipeline",
+    "pick_device",
+    "pick_dtype",
+    "resolve_model",
+    "vae_folder",
+]
 
 AnyPipeline = TypeVar("AnyPipeline", bound=LocalPipeline)
 
@@ -50,6 +57,13 @@ def resolve_model(name_or_folder: str | os.PathLike[str]) -> Path:
     if len(folder.parts) > 1 or folder.is_absolute():
         raise FileNotFoundError(f"model folder not found: {name}")
     raise suggest(name, bundled_models(), "model")
+
+
+def vae_folder(name: str) -> Path:
+    """The VAE's own folder, inside a run or a pipeline where `name` is one."""
+    folder = Path(name)
+    inner = (folder / "vae", folder / "pipeline" / "vae")
+    return next((path for path in inner if (path / "config.json").is_file()), folder)
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from statefilm.errors import UsageError
 from statefilm.training.objectives import Draw
+from statefilm.training.opening import open_stream
 from statefilm.training.parallel import Ranks
-from statefilm.training.randomness import StreamOrder, generator_of
-from statefilm.training.sources import Size, Source, open_sources
+from statefilm.training.randomness import StreamOrder, generator_of, seed_of
+from statefilm.training.recipe import Recipe
+from statefilm.training.sources import Size, Source
 from statefilm.training.streams import Stream
 
-__all__ = ["Batch", "Batches", "DrawNoise"]
+__all__ = ["Batch", "Batches", "DrawNoise", "batches_of"]
 
 # From a stream's number, the size of its frames and one generator a sample to the random part.
 DrawNoise = Callable[[int, Size, list[torch.Generator]], Draw]
@@ -33,9 +36,11 @@ class Batch:
         names: B samples, as messages call them.
         captions: B texts, empty where the caption is dropped.
         labels: [B] integers, classes from 0; -1 where there is none, or where it is dropped.
-        frames: [B, 3, T, H, W] in [-1, 1].
+        frames: [B, 3, T, H, W] in [-1, 1]; their latents [B, C, t, h, w] where `encoded`.
         noise: [B, C, t, h, w], of the latents' shape.
         level: [B], noise levels in (0, 1).
+        encoded: whether the VAE has seen the frames ahead of training.
+        states, mask: [B, S, D] and [B, S] of the captions; None where text was not encoded ahead.
     """
 
     step: int
@@ -46,6 +51,9 @@ class Batch:
     frames: Tensor
     noise: Tensor
     level: Tensor
+    encoded: bool = False
+    states: Tensor | None = None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
@@ -56,9 +64,11 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        labels, frames = change(self.labels), change(self.frames)
-        noise, level = change(self.noise), change(self.level)
-        return replace(self, labels=labels, frames=frames, noise=noise, level=level)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
 
 
 class Batches(Dataset[Batch]):
@@ -73,6 +83,9 @@ class Batches(Dataset[Batch]):
         draw: the random part of a batch; sent to worker processes, so it holds no weights.
         ranks: a batch holds this process's share of the step's samples.
         sources: of the streams, where they are open already.
+
+    Attributes:
+        names: what logs call the streams: "image", "video" or "mixed".
 
     Raises:
         UsageError: the ranks cannot share a stream's batches evenly.
@@ -89,7 +102,10 @@ class Batches(Dataset[Batch]):
         self.seed, self.streams, self.draw = seed, tuple(streams), draw
         self.ranks = ranks or Ranks()
         self.order = StreamOrder(seed, [stream.weight for stream in self.streams])
-        self.sources = tuple(open_sources(seed, streams) if sources is None else sources)
+        if sources is None:
+            sources = [open_stream(seed, n, one, f"data.{n}") for n, one in enumerate(streams)]
+        self.sources = tuple(sources)
+        self.names = tuple(map(_kind_of, self.sources))
         for stream in self.streams:
             self.ranks.share(0, stream.batch_size)
 
@@ -105,12 +121,14 @@ class Batches(Dataset[Batch]):
         generators = [
             generator_of(self.seed, "noise", number, index) for index in range(start, start + count)
         ]
-        frames, height, width = samples.frames.shape[2:]
-        draw = self.draw(number, (frames, height, width), generators)
+        draw = self.draw(number, samples.size, generators)
         captions = [
             "" if dropped else caption
             for caption, dropped in zip(samples.captions, draw.dropped.tolist(), strict=True)
         ]
+        cache = source.cache
+        has_text = cache is not None and cache.encoding.text is not None
+        states, mask = cache.text(captions) if cache is not None and has_text else (None, None)
         return Batch(
             step=step,
             stream=number,
@@ -120,6 +138,9 @@ class Batches(Dataset[Batch]):
             frames=samples.frames,
             noise=draw.noise,
             level=draw.level,
+            encoded=cache is not None,
+            states=states,
+            mask=mask,
         )
 
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:
@@ -140,6 +161,36 @@ class Batches(Dataset[Batch]):
             if isinstance(batch, UsageError):
                 raise batch
             yield batch
+
+
+def batches_of(
+    recipe: Recipe,
+    sources: Sequence[Source],
+    draw_of: Callable[[Sequence[Stream]], DrawNoise],
+    ranks: Ranks,
+) -> tuple[Batches, Batches | None]:
+    """The batches that a recipe trains on, and those that it is validated on, where it says so.
+
+    Args:
+        sources: of the recipe's `streams`.
+        draw_of: from some streams to the random part of their batches.
+    """
+    count = len(recipe.data)
+    trained = Batches(recipe.seed, recipe.data, draw_of(recipe.data), ranks, sources[:count])
+    if recipe.validation is None:
+        return trained, None
+    seed, streams = seed_of(recipe.seed, "validation"), [recipe.validation.data]
+    try:
+        return trained, Batches(seed, streams, draw_of(streams), ranks, sources[count:])
+    except UsageError as error:
+        raise UsageError(f"validation.data: {error}") from None
+
+
+def _kind_of(source: Source) -> str:
+    lengths = {frames for frames, _, _ in source.sizes}
+    if 1 not in lengths:
+        return "video"
+    return "image" if lengths == {1} else "mixed"
 
 
 class _Told(Dataset[Batch | UsageError]):

@@ -120,7 +120,8 @@ def _write(
         (_beside(target, "part") / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
         _put_in_place(target)
         for old in checkpoint_folders(run)[:-keep_last]:
-            shutil.rmtree(old)
+            if _step(old) != state.get("best_step"):
+                shutil.rmtree(old)
 
     with _clean_up(target, ranks.is_first):
         ranks.together(lambda: _make_fresh(target) if ranks.is_first else None)

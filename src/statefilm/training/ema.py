@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from statefilm.errors import UsageError
 from statefilm.training import recipe as recipes
 from statefilm.training.parallel.sharding import local
 from statefilm.training.tensor_files import fill
@@ -64,5 +65,10 @@ class MovingAverage:
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take back what `tensors` gave, and how many updates went into it."""
         for name, average in self._averages.items():
+            if name not in tensors:
+                raise UsageError(
+                    f"the checkpoint does not fit the recipe: it has no average of {name!r}, which "
+                    "was not trained"
+                )
             fill(average, tensors, name)
         self.updates = updates

@@ -21,15 +21,17 @@ SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes inside the package, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    """The recipes inside the package, by name; the stages of one model share a folder."""
+    paths = sorted(SHIPPED.rglob("*.yaml"))
+    return {path.relative_to(SHIPPED).with_suffix("").as_posix(): path for path in paths}
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe.
 
     Args:
-        path_or_name: a YAML file, or the name of a recipe inside the package.
+        path_or_name: a YAML file, or the name of a recipe inside the package such as "world_t2i"
+            or "hth_5b/1_256p_t2i".
         overrides: changes such as "optimizer.lr=0.01" or "data.0.batch_size=8"; the value is YAML.
 
     Raises:
@@ -85,7 +87,8 @@ def _find(path_or_name: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(path_or_name) in shipped:
         return shipped[str(path_or_name)]
-    if path.suffix or len(path.parts) > 1:
+    stages = {Path(name).parent.name for name in shipped}
+    if path.suffix or (len(path.parts) > 1 and path.parts[0] not in stages):
         raise FileNotFoundError(f"no such recipe file: {path}")
     raise suggest(str(path_or_name), shipped, "recipe")
 

@@ -86,12 +86,7 @@ class Logs:
 
     def write(self, step: int, metrics: Mapping[str, float], seconds_left: float) -> None:
         """Write metrics, among them `loss` and `samples_per_second`, and say how it goes."""
-        if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+        self.record(step, metrics)
         summary = (
             f"loss {metrics['loss']:.4f}, {metrics['samples_per_second']:.1f} samples/s, "
             f"{timedelta(seconds=round(seconds_left))} left"
@@ -99,6 +94,15 @@ class Logs:
         self._bar.set_postfix_str(summary)
         if self._bar.disable:
             self.say(f"step {step}/{self._stop}, {summary}")
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics and say nothing."""
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
 
     def keep_skipped(self, step: int, reason: str, samples: list[str]) -> None:
         """Note in `logs/skipped.jsonl` which samples a skipped step had."""

@@ -40,6 +40,7 @@ class Objective(ABC):
         shape: tuple[int, ...],
         generators: list[torch.Generator],
         timesteps: Timesteps | None = None,
+        shift: float = 1.0,
     ) -> Draw:
         """Noise, level and caption dropout, sample by sample.
 
@@ -47,10 +48,12 @@ class Objective(ABC):
             shape: of one sample, (C, T, H, W).
             generators: one a sample, so that a sample is the same in any batch.
             timesteps: how noise levels are drawn; None is as the objective's section says.
+            shift: above 1 moves them towards noise (arXiv 2403.03206, equation 23).
         """
         times = timesteps or self.config.timesteps
         rows = [self._draw_one(shape, generator, times) for generator in generators]
-        return Draw(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        noise, level, dropped = (torch.stack(column) for column in zip(*rows, strict=True))
+        return Draw(noise, shift * level / (1 + (shift - 1) * level), dropped)
 
     def _draw_one(
         self, shape: tuple[int, ...], generator: torch.Generator, times: Timesteps

@@ -51,10 +51,42 @@ class Source(Section):
         return self
 
 
+class LoRA(Section):
+    """Low-rank adapters beside linear layers, which stay as they are (arXiv 2106.09685).
+
+    Where none of `targets` is named, the ends of layers' names such as "mixer.in_proj", all linear
+    layers of the blocks have one. `alpha` over `rank` scales what an adapter adds; null is `rank`.
+    """
+
+    rank: Count = 16
+    alpha: Count | None = None
+    dropout: BelowOne = 0.0
+    targets: tuple[str, ...] = ()
+
+
 class ModelSource(Source):
-    """The denoiser. `plan` is applied to either source; null keeps what it has."""
+    """The denoiser. `plan` is applied to either source; null keeps what it has.
+
+    A preset takes from `convert_from`, a folder with a denoiser of the same width and depth such as
+    a DiT, all weights that both have; see `models.transplant`.
+
+    Of the parameters those are not trained whose names match a pattern of `freeze`, "blocks.0.*"
+    for example. With `lora` none of them is, only the adapters. The saved model has them merged
+    into its weights, and holds them by themselves in `lora`.
+    """
 
     plan: PlanChange | None = None
+    convert_from: str | None = None
+    freeze: tuple[str, ...] = ()
+    lora: LoRA | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> ModelSource:
+        if self.convert_from is not None and self.preset is None:
+            raise ValueError("convert_from gives weights to a preset: name one, not init_from")
+        if self.lora is not None and self.freeze:
+            raise ValueError("lora trains adapters alone: leave freeze out")
+        return self
 
     @field_validator("preset")
     @classmethod
@@ -120,6 +152,10 @@ class Objective(Section):
     saved: the first two are of flow models (arXiv 2403.03206, equation 23) and say how steps are
     spent when sampling, null giving videos the shift of images; the others, the noise schedule and
     its number of steps, are of the other types.
+
+    With `shift_tokens`, of flow models too, samples of n tokens are shifted by sqrt(n /
+    shift_tokens) on top of that, both in training and when sampling: the more tokens show a thing,
+    the more noise it takes to hide it.
     """
 
     type: Literal["flow", "epsilon", "v_prediction", "sample"] = "flow"
@@ -129,8 +165,15 @@ class Objective(Section):
     caption_dropout: Share = 0.1
     shift: Positive = 1.0
     video_shift: Positive | None = None
+    shift_tokens: Count | None = None
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
     train_timesteps: Annotated[int, Field(ge=2)] = 1000
+
+    @model_validator(mode="after")
+    def _shifts_are_of_flow(self) -> Objective:
+        if self.shift_tokens is not None and self.type != "flow":
+            raise ValueError(f"shift_tokens is for type flow, not {self.type}")
+        return self
 
 
 class Adversary(Section):
@@ -199,11 +242,15 @@ class Checkpoint(Section):
 
     With `background` the run goes on while a copy of the state is written; the averaged model is
     then saved at the end only.
+
+    With `keep_best` the checkpoint of the lowest validation loss is kept beside the last ones, and
+    its averaged model is saved as `best` in the run folder.
     """
 
     every_steps: WholeNumber = 1000
     every_minutes: NotNegative = 0
     keep_last: Count = 2
+    keep_best: bool = False
     background: bool = False
 
 
@@ -244,6 +291,18 @@ class Samples(Section):
     seed: WholeNumber = 0
 
 
+class Validation(Section):
+    """The loss with averaged weights on `batches` batches of held-out data, without an adversary.
+
+    Samples, noise, noise levels and hidden captions are functions of the seed alone, the same every
+    time. The stream's `weight` has no meaning here.
+    """
+
+    data: Stream
+    batches: Count = 8
+    every_steps: Count = 1000
+
+
 class Log(Section):
     """How often the mean of the loss since the last time is written."""
 
@@ -272,6 +331,7 @@ class Recipe(Section):
     compile: Literal["none", "blocks"] = "none"
     max_skipped_steps: WholeNumber = 5
     checkpoint: Checkpoint = Checkpoint()
+    validation: Validation | None = None
     samples: Samples = Samples()
     log: Log = Log()
 
@@ -280,6 +340,20 @@ class Recipe(Section):
         if self.optimizer.schedule_by == "time" and self.max_minutes is None:
             raise ValueError("optimizer.schedule_by 'time' needs max_minutes")
         return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> Recipe:
+        if self.checkpoint.keep_best and self.validation is None:
+            raise ValueError("checkpoint.keep_best needs validation, whose loss says what is best")
+        return self
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """All streams by their place in the recipe; that of the validation is the last."""
+        streams = {f"data.{number}": stream for number, stream in enumerate(self.data)}
+        if self.validation is not None:
+            streams["validation.data"] = self.validation.data
+        return streams
 
 
 class DenoiserRecipe(Recipe):
@@ -305,8 +379,9 @@ class UNetRecipe(Recipe):
     @field_validator("objective")
     @classmethod
     def _one_shift(cls, value: Objective) -> Objective:
-        if value.video_shift is not None:
-            raise ValueError("objective.video_shift is for models of images too: give shift")
+        for name in ("video_shift", "shift_tokens"):
+            if getattr(value, name) is not None:
+                raise ValueError(f"objective.{name} is for models of images too: give shift")
         return value
 
 
@@ -316,6 +391,13 @@ class VAERecipe(Recipe):
     kind: Literal["vae"] = "vae"
     vae: VAESource
     loss: VAELoss = VAELoss()
+
+    @model_validator(mode="after")
+    def _has_frames(self) -> VAERecipe:
+        for where, stream in self.streams.items():
+            if stream.latents is not None:
+                raise ValueError(f"{where}.latents: a VAE learns from frames, give world or files")
+        return self
 
 
 KINDS: dict[str, type[Recipe]] = {

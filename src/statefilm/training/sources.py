@@ -1,4 +1,4 @@
-"""What streams draw their samples from: procedural worlds, or a user's own files."""
+"""What streams draw their samples from: the interface, procedural worlds, a user's own files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,26 @@ from statefilm.data.files import (
     open_source,
 )
 from statefilm.data.files import Source as FileIndex
+from statefilm.data.latents import LatentCache
 from statefilm.data.world import sample_batch, vocabulary
 from statefilm.data.worlds import find_world
 from statefilm.data.worlds import vocabulary as clip_vocabulary
 from statefilm.errors import UsageError, check_stepped
-from statefilm.training.randomness import seed_of
 from statefilm.training.streams import ClipSamples, FileSource, Stream, WorldSamples
 
-__all__ = ["Samples", "Size", "Source", "buckets_of", "check_sizes", "open_sources", "source_of"]
+__all__ = [
+    "ClipSource",
+    "OwnFiles",
+    "Samples",
+    "Size",
+    "Source",
+    "WorldSource",
+    "buckets_of",
+    "check_sizes",
+    "source_of",
+    "words_in",
+    "words_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +55,14 @@ class Samples(NamedTuple):
     """B samples of one size.
 
     Attributes:
-        frames: float32 [B, 3, T, H, W] in [-1, 1].
+        size: of their frames.
+        frames: float32 [B, 3, T, H, W] in [-1, 1]; of a source with a cache their latents.
         captions: B texts, empty where nothing is said.
         labels: int64 [B], classes from 0; -1 where there is none.
         names: B names, by which messages call the samples.
     """
 
+    size: Size
     frames: Tensor
     captions: list[str]
     labels: Tensor
@@ -65,6 +79,8 @@ class Source(Protocol):
         num_classes: None where samples have no classes.
         class_names: of the classes, in order, where they have names.
         captions: all of them, where there are only so many.
+        fps: frames a second of clips, where all have the same.
+        cache: where latents and text states were encoded ahead; None where samples are frames.
     """
 
     in_epochs: bool
@@ -72,6 +88,8 @@ class Source(Protocol):
     num_classes: int | None
     class_names: tuple[str, ...] | None
     captions: Sequence[str]
+    fps: float | None
+    cache: LatentCache | None
 
     @property
     def words(self) -> Sequence[str]:
@@ -87,6 +105,8 @@ class WorldSource:
     in_epochs = False
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    fps: float | None = None
+    cache: LatentCache | None = None
 
     def __init__(self, seed: int, config: WorldSamples) -> None:
         self.seed, self.config = seed, config
@@ -95,13 +115,16 @@ class WorldSource:
 
     def samples(self, start: int, count: int) -> Samples:
         world = sample_batch(self.seed, start, count, **self.config.model_dump())
-        return Samples(world.frames, world.captions, torch.full((count,), -1), _names(start, count))
+        labels, names = torch.full((count,), -1), _names(start, count)
+        return Samples(self.sizes[0], world.frames, world.captions, labels, names)
 
 
 class ClipSource:
     """Clips of one of `data.worlds`."""
 
     in_epochs = False
+    fps: float | None = None
+    cache: LatentCache | None = None
 
     def __init__(self, seed: int, config: ClipSamples) -> None:
         self.seed, self.config = seed, config
@@ -115,7 +138,8 @@ class ClipSource:
     def samples(self, start: int, count: int) -> Samples:
         fields = self.config.model_dump(exclude={"world"})
         batch = find_world(self.config.world).sample_batch(self.seed, start, count, **fields)
-        return Samples(batch.frames, batch.captions, batch.labels, _names(start, count))
+        names = _names(start, count)
+        return Samples(self.sizes[0], batch.frames, batch.captions, batch.labels, names)
 
 
 class OwnFiles:
@@ -134,6 +158,7 @@ class OwnFiles:
 
     in_epochs = True
     class_names: tuple[str, ...] | None = None
+    cache: LatentCache | None = None
 
     def __init__(
         self, seed: int, config: FileSource, batch_size: int, where: str, quarantine: Path | None
@@ -142,7 +167,8 @@ class OwnFiles:
             source = source_of(config)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
-        entries, fps = source.entries, config.fps
+        entries, self.fps = source.entries, config.fps
+        fps = self.fps
         found = assign(entries, buckets_of(config), fps=fps, max_upscale=config.max_upscale)
         if found.dropped:
             number, reason = next(iter(found.dropped.items()))
@@ -164,14 +190,14 @@ class OwnFiles:
 
     @property
     def words(self) -> Sequence[str]:
-        """Words and punctuation of the captions, lower-cased, the most frequent first."""
-        counts = Counter(word for text in self.captions for word in words_of(text))
-        return sorted(counts, key=lambda word: (-counts[word], word))
+        return words_in(self.captions)
 
     def samples(self, start: int, count: int) -> Samples:
         batch = self.reader.batch(start, count)
         labels = torch.tensor([self._labels.get(name, -1) for name in batch.names])
-        return Samples(batch.frames, batch.captions, labels, batch.names)
+        frames, height, width = batch.frames.shape[2:]
+        size = (frames, height, width)
+        return Samples(size, batch.frames, batch.captions, labels, batch.names)
 
 
 def source_of(config: FileSource) -> FileIndex:
@@ -200,44 +226,34 @@ def buckets_of(config: FileSource) -> tuple[Bucket, ...]:
     )
 
 
+def words_in(captions: Sequence[str]) -> Sequence[str]:
+    """Words and punctuation of captions, lower-cased, the most frequent first."""
+    counts = Counter(word for text in captions for word in words_of(text))
+    return sorted(counts, key=lambda word: (-counts[word], word))
+
+
 def words_of(text: str) -> list[str]:
     """Words and marks of punctuation, as a word tokenizer splits them."""
     return re.findall(r"[^\W_]+|[^\w\s]|_", unicodedata.normalize("NFKC", text).lower())
 
 
-def open_sources(
-    seed: int, streams: Sequence[Stream], quarantine: Path | None = None
-) -> tuple[Source, ...]:
-    """The source of each stream of a run with a seed; `quarantine` remembers files' bad items."""
-    return tuple(_open(seed, number, stream, quarantine) for number, stream in enumerate(streams))
-
-
-def _open(seed: int, number: int, stream: Stream, quarantine: Path | None) -> Source:
-    if stream.files is not None:
-        own, where = seed_of(seed, "files", number), f"data.{number}.files"
-        return OwnFiles(own, stream.files, stream.batch_size, where, quarantine)
-    own = seed_of(seed, "world", number)
-    if stream.clips is not None:
-        return ClipSource(own, stream.clips)
-    assert stream.world is not None
-    return WorldSource(own, stream.world)
-
-
-def check_sizes(streams: Sequence[Stream], sources: Sequence[Source], steps: Size) -> None:
-    """Raise unless a model takes the sizes of all streams.
+def check_sizes(where: str, stream: Stream, source: Source, steps: Size) -> None:
+    """Raise unless a model takes all sizes of a stream.
 
     Args:
+        where: the stream's place in the recipe.
         steps: frames are 1 + k * steps[0], heights and widths multiples of the others.
     """
-    for number, (stream, source) in enumerate(zip(streams, sources, strict=True)):
-        names = ("num_frames", "size", "size")
-        if stream.files is not None:
-            names = ("lengths", "step: height", "step: width")
-        frames, height, width = (f"data.{number}.{stream.kind}.{name}" for name in names)
-        for size in source.sizes:
-            check_stepped(frames, size[0], steps[0], offset=1)
-            check_stepped(height, size[1], steps[1])
-            check_stepped(width, size[2], steps[2])
+    names = ("num_frames", "size", "size")
+    if stream.files is not None:
+        names = ("lengths", "step: height", "step: width")
+    if stream.latents is not None:
+        names = ("path: num_frames", "path: height", "path: width")
+    frames, height, width = (f"{where}.{stream.kind}.{name}" for name in names)
+    for size in source.sizes:
+        check_stepped(frames, size[0], steps[0], offset=1)
+        check_stepped(height, size[1], steps[1])
+        check_stepped(width, size[2], steps[2])
 
 
 def _names(start: int, count: int) -> list[str]:

@@ -26,6 +26,7 @@ from statefilm.training.fields import (
 __all__ = [
     "ClipSamples",
     "FileSource",
+    "LatentSource",
     "LogitNormal",
     "Stream",
     "Timesteps",
@@ -34,7 +35,7 @@ __all__ = [
 
 Side = Annotated[int, Field(ge=32, le=256, multiple_of=2)]
 Level = Annotated[int, Field(ge=0, le=255)]
-SOURCES = ("world", "clips", "files")
+SOURCES = ("world", "clips", "files", "latents")
 
 
 class WorldSamples(Section):
@@ -121,6 +122,18 @@ class FileSource(Section):
         return choose(value, FILE_SPLITS, "split")
 
 
+class LatentSource(Section):
+    """What `statefilm encode` made of a user's own files with the recipe's VAE and text encoder.
+
+    Attributes:
+        path: the folder, counted from the one that the run is started in.
+        drop_last: leave out the batches of an epoch that are not full, instead of filling them up.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    drop_last: bool = False
+
+
 class LogitNormal(Section):
     """sigmoid(mean + std * normal); a positive mean shifts towards noise."""
 
@@ -149,7 +162,7 @@ class Stream(Section):
     """A source of batches. Each step draws one stream, with probability in proportion to weight.
 
     The source is one of `world` (captioned scenes, where none is named), `clips` (worlds of long
-    clips) and `files` (a user's own).
+    clips), `files` (a user's own) and `latents` (those files, encoded ahead).
 
     `timesteps` replaces the objective's for this stream: the more frames show a thing, the more
     noise it takes to hide it, so that clips have to be learnt from higher levels than images.
@@ -158,6 +171,7 @@ class Stream(Section):
     world: WorldSamples | None = None
     clips: ClipSamples | None = None
     files: FileSource | None = None
+    latents: LatentSource | None = None
     batch_size: Count = 32
     weight: Positive = 1.0
     timesteps: Timesteps | None = None
@@ -172,7 +186,7 @@ class Stream(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Stream:
         if sum(getattr(self, name) is not None for name in SOURCES) > 1:
-            raise ValueError("give one of world, clips and files")
+            raise ValueError("give one of world, clips, files and latents")
         return self
 
     @property
@@ -185,13 +199,5 @@ class Stream(Section):
         """The section of the procedural world that the samples come from."""
         drawn = self.world or self.clips
         if drawn is None:
-            raise UsageError("data.files have no one size: give data.world or data.clips")
+            raise UsageError(f"data.{self.kind} have no one size: give data.world or data.clips")
         return drawn
-
-    @property
-    def name(self) -> str:
-        """What the logs call it."""
-        lengths = (self.drawn.num_frames,) if self.files is None else self.files.lengths
-        if 1 not in lengths:
-            return "video"
-        return "image" if max(lengths) == 1 else "mixed"

@@ -40,6 +40,8 @@ from statefilm.training.tasks import build_task
 
 __all__ = ["Trainer"]
 
+BEST = "best"
+
 
 @dataclass
 class Counters:
@@ -51,6 +53,8 @@ class Counters:
     skipped: int = 0
     skipped_in_a_row: int = 0
     ema_updates: int = 0
+    best: float | None = None
+    best_step: int | None = None
     meter: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -58,7 +62,8 @@ class Trainer:
     """Runs a recipe in a folder.
 
     The folder holds `recipe.yaml`, `checkpoints/step-N/`, `logs/`, `samples/`, and the averaged
-    model as `pipeline/` (of a VAE recipe: `vae/`), renewed with every checkpoint.
+    model as `pipeline/` (of a VAE recipe: `vae/`), renewed with every checkpoint; with
+    `checkpoint.keep_best` also as `best/`, that of the lowest validation loss.
 
     Every random choice of a step is a function of (seed, step, sample), and a checkpoint holds all
     else, so that an interrupted run that goes on has the losses of one that was never interrupted,
@@ -160,10 +165,11 @@ class Trainer:
             if stopping or self._out_of_time():
                 break
             self._step(next(batches).to(self.device))
+            is_best = self._validate()
             self._report()
-            if self._save_is_due(time.monotonic() - saved_at):
+            if is_best or self._save_is_due(time.monotonic() - saved_at):
                 export = not recipe.checkpoint.background or counters.step == recipe.steps
-                self._save(export)
+                self._save(export, is_best)
                 exported = counters.step if export else exported
                 saved_at = time.monotonic()
             if _due(counters.step, recipe.samples.every_steps):
@@ -192,7 +198,7 @@ class Trainer:
             self.optimizers.step(factor)
             self.average.update()
             counters.skipped_in_a_row = 0
-            stream = recipe.data[batch.stream].name
+            stream = self.task.batches.names[batch.stream]
             self.meter.add(loss=value, grad_norm=norm_value, **{f"loss_{stream}": value})
         else:
             self._skip(batch, value, norm_value)
@@ -202,14 +208,17 @@ class Trainer:
     def _backward(self, batch: Batch) -> Tensor:
         """Add the gradients of a batch, part by part; its mean loss, a scalar."""
         count = self.recipe.accumulate
-        precision = self.recipe.precision == "bfloat16"
         total = torch.zeros((), device=self.device)
         for part in _parts(batch, count):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision):
+            with self._precision():
                 loss = self.task.loss(part) / count
             loss.backward()
             total += loss.detach()
         return total
+
+    def _precision(self) -> torch.autocast:
+        wanted = self.recipe.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     def _skip(self, batch: Batch, loss: float, norm: float) -> None:
         """Count a step that is not finite, and keep what was in its batch."""
@@ -226,6 +235,23 @@ class Trainer:
                 f"row ({what}); try a smaller optimizer.lr or precision=float32"
             )
         self.logs.say(f"step {counters.step} skipped: not finite ({what})")
+
+    def _validate(self) -> bool:
+        """The loss on held-out data, if it is due; whether it is the lowest and so to be kept."""
+        config, counters, held_out = self.recipe.validation, self.counters, self.task.held_out
+        if config is None or held_out is None or not _due(counters.step, config.every_steps):
+            return False
+        with self.average.applied(), self.task.evaluation(), self._precision():
+            batches = (held_out[number].to(self.device) for number in range(config.batches))
+            losses = torch.stack([self.task.validation_loss(batch) for batch in batches])
+        loss = float(self.ranks.mean(losses.mean()))
+        self.logs.record(counters.step, {"validation": loss})
+        self.logs.say(f"step {counters.step}: validation loss {loss:.4f}")
+        is_best = loss < (math.inf if counters.best is None else counters.best)
+        if not (is_best and self.recipe.checkpoint.keep_best):
+            return False
+        counters.best, counters.best_step = loss, counters.step
+        return True
 
     def _report(self) -> None:
         counters = self.counters
@@ -257,12 +283,13 @@ class Trainer:
         late = self.ranks.any(seconds >= 60 * config.every_minutes)
         return late or _due(self.counters.step, config.every_steps)
 
-    def _save(self, export: bool) -> None:
+    def _save(self, export: bool, is_best: bool = False) -> None:
         """The checkpoint and, before it and where asked for, the model with averaged weights."""
-        if export:
+        outputs = [self.task.output] * export + [BEST] * is_best
+        if outputs:
             with self.average.applied(), gathered(self.task.modules, self.ranks.is_first):
-                if self.ranks.is_first:
-                    replace_folder(self.folder / self.task.output, self.task.save)
+                for output in outputs if self.ranks.is_first else ():
+                    replace_folder(self.folder / output, self.task.save)
         counters = self.counters
         counters.seconds = self._seconds()
         counters.ema_updates, counters.meter = self.average.updates, self.meter.state()
@@ -297,6 +324,8 @@ class Trainer:
             raise UsageError(
                 f"the checkpoint's state.json is of another version ({error})"
             ) from None
+        if self.ranks.any(not (self.folder / BEST).exists()):  # as in another run folder
+            self.counters.best = self.counters.best_step = None
         self.average.load(snapshot.tensors["ema"], self.counters.ema_updates)
         self.optimizers.load(snapshot.tensors["optimizer"])
         self.meter = Meter(self.counters.meter)

@@ -1,9 +1,5 @@
-"""Mutated inputs: whatever the bytes, one line of refusal or a whole sample, and soon.
+"""Mutated inputs: whatever the bytes, one line of refusal or a whole sample, and soon."""
 
-`STATEFILM_MUTATIONS=2000` runs so many of them in place of the few hundred of every day.
-"""
-
-import os
 import random
 import time
 import warnings
@@ -23,7 +19,8 @@ from statefilm.data.files import (
 )
 from statefilm.errors import UsageError
 
-COUNT = int(os.environ.get("STATEFILM_MUTATIONS", "300"))
+from ..mutations import COUNT, mutate
+
 PATIENCE = 5.0  # seconds
 BUCKETS = make_buckets(16 * 16, 8, ratios=(1,), lengths=(1, 5))
 
@@ -54,26 +51,6 @@ def originals(tmp_path, save_image, save_clip, save_tar, png, clip_bytes):
     (folder / "metadata.jsonl").write_text("\n".join(rows))
     (folder / "metadata.csv").write_text("path,caption\nwhole.png,w\nwhole.png,v\n")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def mutate(data, other, draw):
-    """Cut short, a few bytes changed, or a piece of another input inside."""
-    data = bytearray(data)
-    kind = draw.choice(("truncate", "flip", "flip", "splice", "repeat"))
-    place = draw.randrange(len(data))
-    if kind == "truncate":
-        return bytes(data[:place])
-    if kind == "flip":
-        # Headers stand at the front: half of the changes are made there.
-        end = draw.choice((len(data), min(len(data), 256)))
-        for _ in range(draw.choice((1, 4, 32))):
-            data[draw.randrange(end)] = draw.choice((0, 0x7F, 0x80, 0xFF, draw.randrange(256)))
-        return bytes(data)
-    length = draw.randrange(1, 256)
-    if kind == "splice":
-        start = draw.randrange(len(other))
-        return bytes(data[:place] + other[start : start + length] + data[place + length :])
-    return bytes(data[:place] + data[place : place + length] * 3 + data[place + length :])
 
 
 def use(folder, quarantine):

@@ -5,6 +5,7 @@ import torch
 
 from statefilm.data.files import Bucket
 from statefilm.data.latents import (
+    ENDS,
     LATENTS,
     TEXT,
     Encoding,
@@ -54,7 +55,7 @@ def save(tmp_path):
             states = [torch.full((n, 3), float(n)) for n in lengths]
             tensors = {
                 "states": torch.cat(states).bfloat16(),
-                "ends": torch.tensor(lengths).cumsum(0),
+                ENDS: torch.tensor(lengths).cumsum(0),
             }
             write_shard(folder / TEXT, list(map(encoding.text_key, captions)), tensors)
         write_index(folder, Index(encoding, tuple(rows), {"version": "test"}))

@@ -45,26 +45,32 @@ ALL = [
 ]
 TWICE = ["checkpoint.every_steps=10"]
 CHECKPOINTED = ["gradient_checkpointing=true"]
+LORA = ["model.lora={rank: 2}"]
 SAMPLED = ["samples.every_steps=20"]
+HELD_OUT = "{world: {size: 32, split: heldout}, batch_size: 8}"
+VALIDATED = [f"validation={{data: {HELD_OUT}, batches: 2, every_steps: 5}}"]
+VALIDATED += ["checkpoint.keep_best=true"]
 UNET = ["steps=2", "samples.every_steps=0", "precision=float32", "data.0.batch_size=2"]
 HALF = "checkpoints/step-00000010"
 
 RUNS = {
     1: {
-        "one": SAMPLED,
+        "one": [*SAMPLED, *VALIDATED],
         "one all": ALL,
+        "one lora": LORA,
     },
     4: {
         "replicate 4": [],
         "shard 4": ["parallel.shard=4"],
         "replicate 2 shard 2": ["parallel.shard=2", *TWICE],
         "context 4 all": ["parallel.context=4", *ALL],
-        "shard 2 context 2": ["parallel={shard: 2, context: 2}", *SAMPLED],
+        "shard 2 context 2": ["parallel={shard: 2, context: 2}", *SAMPLED, *VALIDATED],
     },
     2: {
-        "replicate 2": [],
+        "replicate 2": VALIDATED,
         "shard 2": ["parallel.shard=2", "checkpoint.background=true", *TWICE],
         "context 2 all": ["parallel.context=2", *ALL],
+        "shard 2 lora": ["parallel.shard=2", *LORA],
         "replicate 2 accumulate 2": ["accumulate=2"],
         "shard 2 accumulate 2": ["parallel.shard=2", "accumulate=2", *CHECKPOINTED],
         "context 2 accumulate 2": ["parallel.context=2", "accumulate=2", *CHECKPOINTED],
@@ -130,9 +136,9 @@ def runs(tmp_path_factory):
     return folder
 
 
-def metrics(folder):
+def metrics(folder, name="loss"):
     lines = (folder / "logs" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return [line for line in map(json.loads, lines) if name in line]
 
 
 def weights(folder, part="model"):
@@ -148,11 +154,29 @@ def assert_same_course(found, expected):
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-4)
 
 
+def alone(name):
+    """The run of one process that is to be the same."""
+    kind = name.rpartition(" ")[2]
+    return f"one {kind}" if kind in ("all", "lora") else "one"
+
+
 @pytest.mark.parametrize("name", [n for size in (4, 2) for n in RUNS[size]])
 def test_the_losses_are_those_of_one_process(runs, name):
     course = metrics(runs / name)
     assert len(course) == STEPS
-    assert_same_course(course, metrics(runs / ("one all" if name.endswith("all") else "one")))
+    assert_same_course(course, metrics(runs / alone(name)))
+
+
+@pytest.mark.parametrize("name", ["replicate 2", "shard 2 context 2"])
+def test_validation_is_that_of_one_process_and_so_is_the_best(runs, name):
+    course, expected = (metrics(runs / run, "validation") for run in (name, "one"))
+    assert [line["step"] for line in course] == [5, 10, 15, 20]
+    for here, there in zip(course, expected, strict=True):
+        assert here["validation"] == pytest.approx(there["validation"], rel=1e-6)
+    one, other = (runs / run / "best" / "transformer" for run in ("one", name))
+    expected, found = (load_file(next(path.glob("*.safetensors"))) for path in (one, other))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [n for named in RESUMED.values() for n in named])
@@ -167,9 +191,11 @@ def test_the_same_processes_go_on_to_the_bit(runs):
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("name", ["shard 4", "replicate 2 shard 2", "shard 2 context 2", "4 to 1"])
+@pytest.mark.parametrize(
+    "name", ["shard 4", "replicate 2 shard 2", "shard 2 context 2", "shard 2 lora", "4 to 1"]
+)
 def test_the_saved_model_is_that_of_one_process(runs, name):
-    one, other = runs / "one" / "pipeline", runs / name / "pipeline"
+    one, other = runs / alone(name) / "pipeline", runs / name / "pipeline"
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
     for file in files:

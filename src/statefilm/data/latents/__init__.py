@@ -9,10 +9,18 @@ from statefilm.data.latents.samples import (
     LatentSamples,
     open_latents,
 )
-from statefilm.data.latents.store import Shards, key_of, keys_in, shard_files, write_shard
+from statefilm.data.latents.store import (
+    ENDS,
+    Shards,
+    key_of,
+    keys_in,
+    shard_files,
+    write_shard,
+)
 from statefilm.data.latents.verify import Check, verify
 
 __all__ = [
+    "ENDS",
     "INDEX",
     "LATENTS",
     "TEXT",

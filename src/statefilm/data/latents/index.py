@@ -83,12 +83,8 @@ class Index:
 def write_index(folder: Path, index: Index) -> None:
     """Write an index whole or not at all."""
     body = "".join(json.dumps(asdict(row)) + "\n" for row in index.rows)
-    head = {
-        "format": _FORMAT,
-        "encoding": asdict(index.encoding),
-        "made": index.made,
-        "sum": _sum(body),
-    }
+    head = {"format": _FORMAT, "encoding": asdict(index.encoding), "made": index.made}
+    head["sum"] = _sum(head, body)
     part = folder / f".{INDEX}.{os.getpid()}.part"
     try:
         part.write_text(f"{json.dumps(head)}\n{body}", "utf-8")
@@ -114,7 +110,7 @@ def read_index(folder: Path) -> Index:
         head = json.loads(first)
         if head["format"] != _FORMAT:
             raise UsageError(f"{file}: is of format {head['format']!r}, not {_FORMAT}")
-        if head["sum"] != _sum(body):
+        if head.pop("sum") != _sum(head, body):
             raise ValueError("the lines are not those that were written")
         rows = tuple(_row(json.loads(line)) for line in body.splitlines())
         return Index(Encoding(**head["encoding"]), rows, dict(head["made"]))
@@ -132,5 +128,5 @@ def _row(fields: dict[str, Any]) -> Row:
     return Row(**{**fields, "bucket": bucket, "captions": captions})
 
 
-def _sum(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+def _sum(head: dict[str, Any], body: str) -> str:
+    return blake2b((json.dumps(head) + body).encode(), digest_size=16).hexdigest()

@@ -52,6 +52,7 @@ class LatentCache:
         encoding: what made it.
         rows: the samples.
         assignment: which of them are in which bucket, as `BucketPlan` takes it.
+        fps: frames a second of its clips, where all have the same.
     """
 
     encoding: Encoding
@@ -59,6 +60,7 @@ class LatentCache:
     assignment: Assignment
     _latents: tuple[Place, ...]
     _texts: dict[str, Place]
+    fps: float | None = None
     _shards: Shards = field(default_factory=Shards, repr=False)
 
     def latent(self, number: int, generator: torch.Generator | None = None) -> Tensor:
@@ -68,12 +70,12 @@ class LatentCache:
             generator: draws from the VAE's code, where its spread was stored; None takes the mean.
         """
         shard, place = self._latents[number]
-        tensors = self._shards[shard]
-        mean = tensors["mean"][place].float()
-        if generator is None or "logvar" not in tensors:
+        row = self._shards.row(shard, place)
+        mean = row["mean"].float()
+        if generator is None or "logvar" not in row:
             return mean
         noise = torch.randn(mean.shape, generator=generator)
-        return mean + (0.5 * tensors["logvar"][place].float()).exp() * noise
+        return mean + (0.5 * row["logvar"].float()).exp() * noise
 
     def text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States [B, S, D] and mask [B, S] of captions of the data, as `encode_prompts` gives them.
@@ -96,9 +98,7 @@ class LatentCache:
             what = "text was not encoded" if not self._texts else f"{caption!r:.60} was not encoded"
             raise UsageError(f"{what}: the states are those of the data's captions alone")
         shard, place = self._texts[caption]
-        tensors = self._shards[shard]
-        start = int(tensors["ends"][place - 1]) if place else 0
-        return tensors["states"][start : int(tensors["ends"][place])].float()
+        return self._shards.row(shard, place)["states"].float()
 
 
 def open_latents(folder: str | Path) -> LatentCache:
@@ -120,7 +120,8 @@ def open_latents(folder: str | Path) -> LatentCache:
     for number, row in enumerate(index.rows):
         members.setdefault(row.bucket, []).append(number)
     assignment = Assignment({b: tuple(members[b]) for b in sorted(members)}, {})
-    return LatentCache(index.encoding, index.rows, assignment, tuple(latents), texts)
+    fps = index.made.get("fps")
+    return LatentCache(index.encoding, index.rows, assignment, tuple(latents), texts, fps)
 
 
 def _find(folder: Path, keys: Iterable[str]) -> list[Place]:

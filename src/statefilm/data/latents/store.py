@@ -1,13 +1,15 @@
 """Shards: safetensors files named after their own bytes, whose rows are found by key.
 
 A shard comes into being by one renaming, and its tensor `key` says what it holds: no other file
-has to agree with it, so that a folder of shards is whole whenever the writing of it stopped.
+has to agree with it, so that a folder of shards is whole whenever the writing of it stopped. Its
+tensor `check` holds a checksum for each row, which is compared whenever the row is read.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor
 from statefilm.errors import UsageError
 
 __all__ = [
+    "ENDS",
     "KEY_BYTES",
     "Shards",
     "digest_of",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 KEY_BYTES = 16
+ENDS = "ends"
+CHECK = "check"
 _CHUNK = 1 << 20
 
 
@@ -52,10 +57,13 @@ def write_shard(folder: Path, keys: Sequence[str], tensors: Mapping[str, Tensor]
 
     Args:
         keys: N different names of `key_of`, of the rows of the tensors.
+        tensors: each with N rows; or one tensor of rows of several lengths, one after the other,
+            and int64 `ENDS` [N], where each of them ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table = torch.frombuffer(bytearray.fromhex("".join(keys)), dtype=torch.uint8)
     rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    rows[CHECK] = torch.tensor([_checksum(key, _row(rows, i)) for i, key in enumerate(keys)])
     part = folder / f".{keys[0]}.{os.getpid()}.part"
     try:
         save_file({**rows, "key": table.view(-1, KEY_BYTES)}, part)
@@ -87,20 +95,28 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 class Shards:
-    """The tensors of shards, memory-mapped at first use; goes to worker processes without them."""
+    """The rows of shards, memory-mapped at first use; goes to worker processes without them."""
 
     def __init__(self) -> None:
         self._open: dict[Path, dict[str, Tensor]] = {}
 
-    def __getitem__(self, shard: Path) -> dict[str, Tensor]:
-        """Tensor name to rows.
+    def row(self, shard: Path, number: int) -> dict[str, Tensor]:
+        """One row of each tensor, by name.
 
         Raises:
-            UsageError: the shard is damaged or gone.
+            UsageError: the shard is gone, or the row is not what was written.
         """
         if shard not in self._open:
             self._open[shard] = _read(shard)
-        return self._open[shard]
+        tensors = self._open[shard]
+        try:
+            key = tensors["key"][number].numpy().tobytes().hex()
+            row = _row(tensors, number)
+            if int(tensors[CHECK][number]) == _checksum(key, row):
+                return row
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            pass  # of other shapes or dtypes than were written
+        raise _damaged(shard, f"row {number} is not what was written")
 
     def __getstate__(self) -> dict[str, object]:
         return {"_open": {}}
@@ -112,7 +128,29 @@ def _read(shard: Path, names: Sequence[str] = ()) -> dict[str, Tensor]:
         with safe_open(shard, framework="pt") as file:
             return {name: file.get_tensor(name) for name in names or file.keys()}
     except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"{shard}: damaged shard ({reason}); delete it and run statefilm encode again"
-        ) from None
+        raise _damaged(shard, str(error).splitlines()[0]) from None
+
+
+def _row(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Row `number` of tensors that are `write_shard`'s."""
+    stretch: int | slice = number
+    if ENDS in tensors:
+        start = int(tensors[ENDS][number - 1]) if number else 0
+        stretch = slice(start, int(tensors[ENDS][number]))
+    apart = ("key", CHECK, ENDS)
+    return {name: tensor[stretch] for name, tensor in tensors.items() if name not in apart}
+
+
+def _checksum(key: str, row: Mapping[str, Tensor]) -> int:
+    found = zlib.crc32(key.encode())
+    for name in sorted(row):
+        value = row[name].contiguous()
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
+        found = zlib.crc32(value.view(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _damaged(shard: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"{shard}: damaged shard ({reason}); delete it and run statefilm encode again"
+    )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-
-from torch import Tensor
 
 from statefilm.data.files import BucketPlan
 from statefilm.data.latents import LatentCache, LatentSamples
-from statefilm.training.sources import Samples, Size, words_of
+from statefilm.training.sources import Samples, Size, words_in
 
 __all__ = ["OwnLatents"]
 
@@ -33,7 +30,9 @@ class OwnLatents:
         self, seed: int, cache: LatentCache, batch_size: int, *, drop_last: bool = False
     ) -> None:
         plan = BucketPlan(cache.assignment, batch_size, seed, drop_last=drop_last)
+        self.cache: LatentCache | None = cache
         self.reader = LatentSamples(cache, plan)
+        self.fps = cache.fps
         members = cache.assignment.members
         commonest = sorted(plan.buckets, key=lambda bucket: -len(members[bucket]))
         self.sizes: tuple[Size, ...] = tuple((b.num_frames, *b.size) for b in commonest)
@@ -42,16 +41,11 @@ class OwnLatents:
 
     @property
     def words(self) -> Sequence[str]:
-        """Words and punctuation of the captions, lower-cased, the most frequent first."""
-        counts = Counter(word for text in self.captions for word in words_of(text))
-        return sorted(counts, key=lambda word: (-counts[word], word))
+        return words_in(self.captions)
 
     def samples(self, start: int, count: int) -> Samples:
         """Samples `start` to `start + count - 1`, which are of one step."""
         batch = self.reader.batch(start, count, text=False)
-        return Samples(batch.latents, batch.captions, batch.labels, batch.names)
-
-    def text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor] | None:
-        """States [B, S, D] and mask [B, S] of captions, "" where dropped; None if not encoded."""
-        cache = self.reader.cache
-        return None if cache.encoding.text is None else cache.text(captions)
+        bucket = self.reader.bucket(start // self.reader.plan.batch_size)
+        size = (bucket.num_frames, *bucket.size)
+        return Samples(size, batch.latents, batch.captions, batch.labels, batch.names)

@@ -10,13 +10,13 @@ from statefilm.data.files import assign
 from statefilm.data.latents import LatentCache, open_latents
 from statefilm.errors import UsageError, suggest
 from statefilm.pipelines import resolve_model
+from statefilm.pipelines.loading import vae_folder
 from statefilm.training.latents.encode import Outcome, encode_files
 from statefilm.training.latents.encoders import DTYPES, EncoderSpec
 from statefilm.training.latents.plan import Options
 from statefilm.training.loading import dump_recipe
 from statefilm.training.recipe import Recipe, TextSource
 from statefilm.training.sources import buckets_of, source_of
-from statefilm.training.tasks.vae import vae_folder
 
 __all__ = ["encode_stream", "file_streams", "open_latents_for", "spec_of"]
 
@@ -84,6 +84,7 @@ def encode_stream(
         raise UsageError(f"data.{number}.files: no item fits a bucket, as {name!r}: {reason}")
     options = replace(options, fps=files.fps, background=files.background)
     made = {"recipe": dump_recipe(recipe), "stream": number, "views": options.views}
+    made["fps"] = files.fps
     return encode_files(source, found, spec, folder, options, made=made, **how)
 
 
@@ -99,7 +100,10 @@ def open_latents_for(recipe: Recipe, folder: str | Path) -> LatentCache:
     if made.vae != wanted.vae:
         raise UsageError(f"{folder}: {_encoded_by(made.vae)}, the recipe has another vae or none")
     if made.text is not None and made.text != wanted.text:
-        raise UsageError(f"{folder}: its text states are of another encoder than the recipe's")
+        if getattr(recipe, "text", None) is None:
+            raise UsageError(f"{folder}: it has text states, the recipe reads no text")
+        own = "" if wanted.text else ", which is fresh or learns"
+        raise UsageError(f"{folder}: its text states are of another encoder than the recipe's{own}")
     if made.text is not None and made.max_length != wanted.max_length:
         raise UsageError(
             f"{folder}: its captions have up to {made.max_length} tokens, "

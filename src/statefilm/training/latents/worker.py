@@ -14,7 +14,7 @@ from torch import Tensor
 
 from statefilm.data.files import BadItem, load
 from statefilm.data.files.entry import reason_of
-from statefilm.data.latents import LATENTS, TEXT, write_shard
+from statefilm.data.latents import ENDS, LATENTS, TEXT, write_shard
 from statefilm.errors import UsageError
 from statefilm.training.latents.encoders import Encoders, EncoderSpec
 from statefilm.training.latents.plan import LatentJob, TextJob, Unit
@@ -86,7 +86,7 @@ class Worker:
             for start in range(0, len(job.captions), _TEXTS):
                 states += self.encoders.states(job.captions[start : start + _TEXTS])
         ends = torch.tensor([len(one) for one in states]).cumsum(0)
-        rows = {"states": torch.cat(states), "ends": ends}
+        rows = {"states": torch.cat(states), ENDS: ends}
         write_shard(self.folder / TEXT, job.keys, rows)
         return Report(len(job.keys), cut=len(cuts))
 

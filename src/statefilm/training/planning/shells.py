@@ -22,10 +22,10 @@ from statefilm.training.objectives import build_objective
 from statefilm.training.optim import Optimizers
 from statefilm.training.parallel import Ranks
 from statefilm.training.planning.ledger import Counts, count
-from statefilm.training.planning.sources import without_weights
+from statefilm.training.planning.sources import planned_sources, planned_vae, without_weights
 from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe
 from statefilm.training.recipe import Optimizer as OptimizerSection
-from statefilm.training.sources import Size
+from statefilm.training.sources import Size, Source
 from statefilm.training.tasks import DiffusionTask, Task, VAETask, build_task
 
 __all__ = ["Load", "Shell", "preset_shell", "recipe_shell"]
@@ -123,10 +123,11 @@ def recipe_shell(recipe: Recipe) -> Shell:
     Raises:
         ValueError, FileNotFoundError: as of `build_task` and `without_weights`.
     """
-    recipe = without_weights(recipe)
-    with torch.device("meta"), warnings.catch_warnings():
+    sources = planned_sources(recipe)
+    recipe, meta = without_weights(recipe), torch.device("meta")
+    with meta, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # as wanted
-        task = build_task(recipe, torch.device("meta"), Ranks())
+        task = build_task(recipe, meta, Ranks(), sources=sources, vae=planned_vae(recipe))
     task.device = CPU  # type: ignore[attr-defined]
     sizes = [max(source.sizes, key=math.prod) for source in task.batches.sources]
     generator = torch.Generator().manual_seed(0)
@@ -140,9 +141,13 @@ def recipe_shell(recipe: Recipe) -> Shell:
                 task.text.device = CPU
             task.objective = build_objective(recipe.objective, clip_sample=True)
     text = getattr(recipe, "text", None)
-    caption = " ".join(["a"] * ((1 if text is None else text.max_length) - 1))
+    length = 1 if text is None else text.max_length
+    text_shapes = [_stored_text(source, length) for source in sources]
+    caption = " ".join(["a"] * (length - 1))
 
     def loss(number: int, samples: int) -> Tensor:
+        encoded, text_shape = sources[number].cache is not None, text_shapes[number]
+        pixels = shapes[number] if encoded else (3, *sizes[number])
         return task.loss(
             Batch(
                 step=recipe.steps,
@@ -150,15 +155,18 @@ def recipe_shell(recipe: Recipe) -> Shell:
                 names=[""] * samples,
                 captions=[caption] * samples,
                 labels=torch.zeros(samples, dtype=torch.long),
-                frames=torch.empty(samples, 3, *sizes[number]),
+                frames=torch.empty(samples, *pixels),
                 noise=torch.empty(samples, *shapes[number]),
                 level=torch.empty(samples),
+                encoded=encoded,
+                states=text_shape and torch.empty(samples, *text_shape),
+                mask=text_shape and torch.empty(samples, text_shape[0], dtype=torch.bool),
             )
         )
 
     loads = tuple(
         Load(
-            f"data.{number} ({stream.name})",
+            f"data.{number} ({task.batches.names[number]})",
             stream.batch_size,
             stream.weight,
             sizes[number],
@@ -246,6 +254,14 @@ def _forms_of_cuda(models: Iterable[nn.Module]) -> Iterator[None]:
 def _on_cuda(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with _AsOnCuda():
         return forward(*args, **kwargs)
+
+
+def _stored_text(source: Source, length: int) -> tuple[int, int] | None:
+    """Length and width of the states of the longest captions, if a source has them encoded."""
+    if source.cache is None or source.cache.encoding.text is None:
+        return None
+    _, step, width = source.cache.text([""])[0].shape
+    return -(-length // step) * step, width
 
 
 def _frozen(task: Task) -> dict[str, nn.Module]:

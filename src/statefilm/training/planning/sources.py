@@ -1,14 +1,22 @@
-"""Recipes whose models come without weights: their sizes are read, their tensors are not."""
+"""Recipes whose models come without weights, and what is not there yet taken as promised."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers import ModelMixin
+
+from statefilm.data.latents import LatentCache
 from statefilm.errors import UsageError
+from statefilm.models.text import TEXT_PRESETS
+from statefilm.models.vae import VAE_PRESETS, build_vae
 from statefilm.pipelines import bundled_models, resolve_model
 from statefilm.training.loading import load_recipe, shipped_recipes
+from statefilm.training.opening import open_stream
 from statefilm.training.recipe import (
     DenoiserRecipe,
     ModelSource,
@@ -17,8 +25,12 @@ from statefilm.training.recipe import (
     UNetRecipe,
     UNetSource,
 )
+from statefilm.training.sources import Samples, Size, Source, buckets_of
+from statefilm.training.streams import FileSource
 
-__all__ = ["without_weights"]
+__all__ = ["planned_sources", "planned_vae", "without_weights"]
+
+logger = logging.getLogger(__name__)
 
 # What makes up the size of a T5 encoder; the vocabulary comes with it.
 TEXT_FIELDS = (
@@ -44,19 +56,67 @@ def without_weights(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def planned_vae(recipe: Recipe) -> ModelMixin | None:
+    """A recipe's VAE, where its folder is not there yet and bears the name of a preset."""
+    if not isinstance(recipe, DenoiserRecipe) or recipe.vae is None:
+        return None
+    preset = _promised(recipe.vae, VAE_PRESETS)
+    return None if preset is None else build_vae(preset)
+
+
+def planned_sources(recipe: Recipe) -> tuple[Source, ...]:
+    """The sources of a recipe's `streams`; files that are not there yet fill all their buckets."""
+    return tuple(
+        _planned_source(recipe, number, where) for number, where in enumerate(recipe.streams)
+    )
+
+
+def _planned_source(recipe: Recipe, number: int, where: str) -> Source:
+    stream = recipe.streams[where]
+    if stream.files is None or Path(stream.files.path).exists():
+        return open_stream(recipe.seed, number, stream, where, recipe=recipe)
+    logger.warning("%s.files: %s is not there yet: all its buckets count", where, stream.files.path)
+    return _PromisedFiles(stream.files)
+
+
+class _PromisedFiles:
+    """Files that nobody has seen."""
+
+    in_epochs = False  # their number is not known
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    captions: Sequence[str] = ()
+    words: Sequence[str] = ()
+    cache: LatentCache | None = None
+
+    def __init__(self, config: FileSource) -> None:
+        buckets, self.fps = buckets_of(config), config.fps
+        self.sizes: tuple[Size, ...] = tuple((b.num_frames, *b.size) for b in buckets)
+
+    def samples(self, start: int, count: int) -> Samples:
+        raise FileNotFoundError("these files are only planned")
+
+
+def _promised(folder: str, presets: Mapping[str, object]) -> str | None:
+    """The preset whose name a folder bears that is not there yet, "flan-t5-xxl" for example."""
+    name = Path(folder).name.replace("-", "_")
+    return name if name in presets and not Path(folder).exists() else None
+
+
 def _model(source: ModelSource | UNetSource) -> ModelSource | UNetSource:
+    own: dict[str, Any] = {}
+    if isinstance(source, ModelSource):
+        own = {"freeze": source.freeze, "lora": source.lora, "convert_from": None}
+        own |= {} if source.plan is None else {"plan": source.plan}
     if source.init_from is None:
-        return source
-    plan = source.plan if isinstance(source, ModelSource) else None
+        return source.model_copy(update=own)
     before = _recipe_of(source.init_from)
     if before is not None:
         first = _model(_section(before, "model", source.init_from))
-        if isinstance(first, ModelSource) and plan is not None:
-            return first.model_copy(update={"plan": plan})
-        return first
+        return first.model_copy(update=own)
     if isinstance(source, ModelSource):
         config = _config(source.init_from, "transformer")
-        return ModelSource(preset="hth_tiny", overrides=config, plan=plan)
+        return ModelSource(preset="hth_tiny", overrides=config, **own)
     return UNetSource(preset="unet_tiny", overrides=_config(source.init_from, "unet"))
 
 
@@ -68,7 +128,8 @@ def _text(source: TextSource) -> TextSource:
         first = _text(_section(before, "text", source.init_from))
         here = {"train": source.train, "max_length": source.max_length}
         return first.model_copy(update=here)
-    config = _config(source.init_from, "text_encoder")
+    preset = _promised(source.init_from, TEXT_PRESETS)
+    config = TEXT_PRESETS[preset] if preset else _config(source.init_from, "text_encoder")
     fields = {name: config[name] for name in TEXT_FIELDS if name in config}
     return TextSource(
         preset="flan_t5_xxl", overrides=fields, train=source.train, max_length=source.max_length
@@ -79,11 +140,9 @@ def _recipe_of(folder: str) -> Recipe | None:
     """The shipped recipe whose run folder this would be, if the folder is not there."""
     if Path(folder).exists() or folder in bundled_models():
         return None
-    name = Path(folder).name
-    for file in shipped_recipes().values():
-        if file.stem == name or load_recipe(file).name == name:
-            return without_weights(load_recipe(file))
-    return None
+    shipped = {name.replace("/", "-"): path for name, path in shipped_recipes().items()}
+    path = shipped.get(Path(folder).name)
+    return None if path is None else without_weights(load_recipe(path))
 
 
 def _section(recipe: Recipe, name: str, folder: str) -> Any:

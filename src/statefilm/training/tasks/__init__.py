@@ -1,12 +1,16 @@
 """What a run trains: a denoiser, a video U-Net or a VAE. The loop is the same for all."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from diffusers import ModelMixin
 
 from statefilm.errors import UsageError
+from statefilm.training.opening import open_sources
 from statefilm.training.parallel import Ranks
 from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe, VAERecipe
+from statefilm.training.sources import Source
 from statefilm.training.tasks.denoiser import DenoiserTask
 from statefilm.training.tasks.diffusion import DiffusionTask
 from statefilm.training.tasks.task import Task
@@ -17,17 +21,26 @@ __all__ = ["DenoiserTask", "DiffusionTask", "Task", "UNetTask", "VAETask", "buil
 
 
 def build_task(
-    recipe: Recipe, device: torch.device, ranks: Ranks, quarantine: Path | None = None
+    recipe: Recipe,
+    device: torch.device,
+    ranks: Ranks,
+    quarantine: Path | None = None,
+    sources: Sequence[Source] | None = None,
+    vae: ModelMixin | None = None,
 ) -> Task:
     """The task that a recipe's kind names, with its weights.
 
     Args:
         quarantine: the file that remembers bad items of a user's data; None is no file.
+        sources: of the recipe's `streams`, where they are open already.
+        vae: of a denoiser's recipe, where it is loaded already.
     """
+    if sources is None:
+        sources = open_sources(recipe, quarantine)
     if isinstance(recipe, VAERecipe):
-        return VAETask(recipe, device, ranks, quarantine)
+        return VAETask(recipe, device, ranks, sources)
     if isinstance(recipe, UNetRecipe):
-        return UNetTask(recipe, device, ranks, quarantine)
+        return UNetTask(recipe, device, ranks, sources)
     if isinstance(recipe, DenoiserRecipe):
-        return DenoiserTask(recipe, device, ranks, quarantine)
+        return DenoiserTask(recipe, device, ranks, sources, vae)
     raise UsageError(f"no task for recipes of kind {recipe.kind!r}")

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from PIL.Image import Image
 from torch import nn
 
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer, build, to_video
+from statefilm.models.transplant import transplant
 from statefilm.models.vae import latent_shape, load_vae
 from statefilm.pipelines import HTHPipeline
+from statefilm.pipelines.loading import vae_folder
 from statefilm.pipelines.sampling import seed_generators
-from statefilm.training.batches import Batches
+from statefilm.training import adapters
+from statefilm.training.batches import batches_of
 from statefilm.training.objectives import Objective, build_objective
 from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import DenoiserRecipe, ModelSource
-from statefilm.training.sources import Size, check_sizes, open_sources
+from statefilm.training.sources import Size, Source, check_sizes
 from statefilm.training.tasks.diffusion import DiffusionDraw, DiffusionTask, TextStates, load_part
-from statefilm.training.tasks.vae import vae_folder
 
-__all__ = ["DenoiserTask"]
+__all__ = ["DenoiserTask", "build_transformer"]
+
+logger = logging.getLogger(__name__)
 
 
 class DenoiserTask(DiffusionTask):
@@ -37,16 +45,18 @@ class DenoiserTask(DiffusionTask):
         recipe: DenoiserRecipe,
         device: torch.device,
         ranks: Ranks,
-        quarantine: Path | None = None,
+        sources: Sequence[Source],
+        vae: ModelMixin | None = None,
     ) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, self.device = recipe, device
-        self.transformer = _build_transformer(recipe.model).to(device)
+        self.transformer = build_transformer(recipe.model).to(device)
         self.denoiser = self.transformer
-        sources = open_sources(recipe.seed, recipe.data, quarantine)
-        text_dim = self.transformer.config.text_dim
-        self.text = TextStates(recipe.text, sources, text_dim, device)
-        self.vae = None if recipe.vae is None else load_vae(vae_folder(recipe.vae))
+        trained, text_dim = sources[: len(recipe.data)], self.transformer.config.text_dim
+        self.text = TextStates(recipe.text, trained, text_dim, device)
+        self.vae = vae
+        if vae is None and recipe.vae is not None:
+            self.vae = load_vae(vae_folder(recipe.vae))
         if self.vae is not None:
             self.vae.to(device).requires_grad_(False)
         self.modules = nn.ModuleDict({"transformer": self.transformer})
@@ -56,15 +66,24 @@ class DenoiserTask(DiffusionTask):
             self.transformer.enable_gradient_checkpointing()
 
         self.objective = self._objective()
-        sizes = [size for source in sources for size in source.sizes]
-        self.pipeline = self._pipeline(sizes)
+        fps = next((source.fps for source in trained if source.fps is not None), None)
+        self.pipeline = self._pipeline([size for one in trained for size in one.sizes], fps)
         frame_step = self.pipeline.size_steps[0]
         check_stepped("samples.num_frames", recipe.samples.num_frames, frame_step, offset=1)
-        check_sizes(recipe.data, sources, self.pipeline.size_steps)
-        shapes = {size: self._latent_shape(size) for size in sizes}
-        draw = DiffusionDraw.of(self.objective, shapes, recipe.data)
-        self.batches = Batches(recipe.seed, recipe.data, draw, ranks, sources)
+        for (where, stream), source in zip(recipe.streams.items(), sources, strict=True):
+            check_sizes(where, stream, source, self.pipeline.size_steps)
+        shapes = {size: self._latent_shape(size) for one in sources for size in one.sizes}
+        shifts = {size: self.pipeline.token_shift(*size) for size in shapes}
+        draw_of = partial(DiffusionDraw.of, self.objective, shapes, shifts=shifts)
+        self.batches, self.held_out = batches_of(recipe, sources, draw_of, ranks)
         self.modules.train()
+
+    def save(self, folder: Path) -> None:
+        if self.recipe.model.lora is None:
+            return super().save(folder)
+        with adapters.plain(self.pipeline):
+            super().save(folder)
+        adapters.save_lora(self.transformer, folder / "lora")
 
     def _clips(self) -> Sequence[Sequence[Image]]:
         wanted = self.recipe.samples
@@ -91,11 +110,13 @@ class DenoiserTask(DiffusionTask):
             )
         return build_objective(config, predicts_sample, clip_sample=self.vae is None)
 
-    def _pipeline(self, sizes: Sequence[Size]) -> HTHPipeline:
+    def _pipeline(self, sizes: Sequence[Size], fps: float | None) -> HTHPipeline:
         recipe = self.recipe
         _, height, width = sizes[0]
         most = max(frames for frames, _, _ in sizes)
-        longest = {"default_num_frames": most} if most > 1 else {}
+        own: dict[str, int] = {"default_num_frames": most} if most > 1 else {}
+        if fps is not None:
+            own["default_fps"] = round(fps)
         pipeline = HTHPipeline(
             self.text.tokenizer,
             self.text.encoder,
@@ -107,8 +128,9 @@ class DenoiserTask(DiffusionTask):
             default_steps=recipe.samples.steps,
             default_guidance_scale=recipe.samples.guidance_scale,
             default_video_shift=recipe.objective.video_shift,
+            shift_tokens=recipe.objective.shift_tokens,
             max_text_length=recipe.text.max_length,
-            **longest,
+            **own,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -125,14 +147,30 @@ class DenoiserTask(DiffusionTask):
         return shape
 
 
-def _build_transformer(source: ModelSource) -> HTHTransformer:
+def build_transformer(source: ModelSource) -> HTHTransformer:
+    """The denoiser of a recipe's section, with what is not to be trained frozen.
+
+    Raises:
+        UsageError: the section names what is not there or does not fit.
+    """
     if source.init_from is not None:
         transformer = load_part(source.init_from, "transformer")
     else:
         assert source.preset is not None
         transformer = build(source.preset, **source.overrides)
+    if source.convert_from is not None:
+        _convert(source.convert_from, transformer)
     if source.plan is not None:
         change = source.plan
         plan = to_video(transformer.config.plan, change.temporal_fraction, change.placement)
         transformer.register_to_config(plan=plan)
+    adapters.freeze(transformer, source.freeze)
+    if source.lora is not None:
+        adapters.add_lora(transformer, source.lora)
     return transformer
+
+
+def _convert(folder: str, transformer: HTHTransformer) -> None:
+    fresh = transplant(load_part(folder, "transformer"), transformer)
+    kinds = sorted({re.sub(r"^blocks\.\d+\.", "", name) for name in fresh})
+    logger.info("convert_from %s: fresh stay %s", folder, ", ".join(kinds) or "no weights")

@@ -111,13 +111,13 @@ class DiffusionTask(Task):
 
     def _conditions(self, batch: Batch) -> dict[str, Tensor]:
         """What the denoiser is given beside noisy samples and time."""
-        return {} if self.text is None else self.text(batch.captions)
+        return {} if self.text is None else self.text(batch)
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The prediction for a batch, and its target."""
         conditions = self._conditions(batch)
         with torch.no_grad():
-            clean = encode_frames(self.vae, batch.frames)
+            clean = batch.frames if batch.encoded else encode_frames(self.vae, batch.frames)
             noisy = self.objective.corrupt(clean, batch.noise, batch.level)
             target = self.objective.target(clean, batch.noise, batch.level)
         time = self.objective.timestep(batch.level)
@@ -130,17 +130,28 @@ class DiffusionDraw:
 
     objective: Objective
     shapes: Mapping[Size, tuple[int, ...]]
+    shifts: Mapping[Size, float]
     timesteps: tuple[Timesteps | None, ...]
 
     @classmethod
     def of(
-        cls, objective: Objective, shapes: Mapping[Size, tuple[int, ...]], streams: Sequence[Stream]
+        cls,
+        objective: Objective,
+        shapes: Mapping[Size, tuple[int, ...]],
+        streams: Sequence[Stream],
+        shifts: Mapping[Size, float] | None = None,
     ) -> DiffusionDraw:
-        """The draw for some streams; `shapes` gives (C, t, h, w) for each size of frames."""
-        return cls(objective, shapes, tuple(stream.timesteps for stream in streams))
+        """The draw for some streams.
+
+        Args:
+            shapes: (C, t, h, w) for each size of frames.
+            shifts: of the noise levels for each size of frames; None is 1.
+        """
+        return cls(objective, shapes, shifts or {}, tuple(stream.timesteps for stream in streams))
 
     def __call__(self, number: int, size: Size, generators: list[torch.Generator]) -> Draw:
-        return self.objective.draw(self.shapes[size], generators, self.timesteps[number])
+        times, shift = self.timesteps[number], self.shifts.get(size, 1.0)
+        return self.objective.draw(self.shapes[size], generators, times, shift)
 
 
 class TextStates:
@@ -167,18 +178,23 @@ class TextStates:
         self.encoder = encoder.to(device).requires_grad_(source.train).eval()
         self._report(sources)
 
-    def __call__(self, captions: list[str]) -> dict[str, Tensor]:
-        """The states [B, S, D] of captions and their mask [B, S]; "" is the unconditional one."""
-        length = self.source.max_length
-        with torch.set_grad_enabled(self.source.train and torch.is_grad_enabled()):
-            states, mask = encode_prompts(
-                self.tokenizer, self.encoder, captions, length, self.device, warn=False
-            )
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """States [B, S, D] of a batch's captions and their mask [B, S]; those that it brings."""
+        states, mask = batch.states, batch.mask
+        if states is None or mask is None:
+            states, mask = self._encode(batch.captions)
         missing = max(0, self._padding - states.shape[1])
         return {
             "encoder_hidden_states": F.pad(states, (0, 0, 0, missing)),
             "encoder_attention_mask": F.pad(mask, (0, missing)),
         }
+
+    def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        length = self.source.max_length
+        with torch.set_grad_enabled(self.source.train and torch.is_grad_enabled()):
+            return encode_prompts(
+                self.tokenizer, self.encoder, captions, length, self.device, warn=False
+            )
 
     def _report(self, sources: Sequence[Source]) -> None:
         """Say how many captions of the data are cut, and where there are none."""

@@ -21,16 +21,22 @@ class Task(ABC):
     Attributes:
         modules: everything that is trained, under the names that checkpoints use.
         batches: the data of every step.
+        held_out: those of the recipe's `validation`, where it has one.
         output: name of the saved model's folder inside the run folder.
     """
 
     modules: nn.ModuleDict
     batches: Batches
+    held_out: Batches | None
     output: str
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The loss of a batch on the task's device, a scalar."""
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """What `loss` is on held-out data, where nothing learns."""
+        return self.loss(batch)
 
     @abstractmethod
     def save(self, folder: Path) -> None:

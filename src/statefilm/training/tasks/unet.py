@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +14,12 @@ from statefilm.errors import UsageError
 from statefilm.models import TemporalSSMUNet, build
 from statefilm.pipelines import VideoDiffusionPipeline
 from statefilm.pipelines.sampling import seed_generators
-from statefilm.training.batches import Batch, Batches
+from statefilm.training.batches import Batch, batches_of
 from statefilm.training.objectives import build_objective
 from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import UNetRecipe, UNetSource
-from statefilm.training.sources import Size, Source, check_sizes, open_sources
+from statefilm.training.sources import Size, Source, check_sizes
 from statefilm.training.tasks.diffusion import DiffusionDraw, DiffusionTask, TextStates, load_part
 
 __all__ = ["UNetTask"]
@@ -36,29 +36,30 @@ class UNetTask(DiffusionTask):
         recipe: UNetRecipe,
         device: torch.device,
         ranks: Ranks,
-        quarantine: Path | None = None,
+        sources: Sequence[Source],
     ) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, self.device = recipe, device
         self.unet = _build_unet(recipe.model).to(device)
         self.denoiser = self.unet
-        sources = open_sources(recipe.seed, recipe.data, quarantine)
         self._check(sources)
+        trained = sources[: len(recipe.data)]
         self.modules = nn.ModuleDict({"unet": self.unet})
         self.text = None
         if recipe.text is not None:
-            self.text = TextStates(recipe.text, sources, self.unet.config.text_dim, device)
+            self.text = TextStates(recipe.text, trained, self.unet.config.text_dim, device)
             if recipe.text.train:
                 self.modules["text_encoder"] = self.text.encoder
         if recipe.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
         self.objective = build_objective(recipe.objective, clip_sample=True)
-        sizes = [size for source in sources for size in source.sizes]
-        self.pipeline = self._pipeline(sizes, sources[0].class_names)
-        shapes = {size: (self.unet.config.in_channels, *size) for size in sizes}
-        draw = DiffusionDraw.of(self.objective, shapes, recipe.data)
-        self.batches = Batches(recipe.seed, recipe.data, draw, ranks, sources)
+        sizes = [size for source in trained for size in source.sizes]
+        self.pipeline = self._pipeline(sizes, trained[0].class_names)
+        channels = self.unet.config.in_channels
+        shapes = {size: (channels, *size) for source in sources for size in source.sizes}
+        draw_of = partial(DiffusionDraw.of, self.objective, shapes)
+        self.batches, self.held_out = batches_of(recipe, sources, draw_of, ranks)
         self.modules.train()
 
     def _conditions(self, batch: Batch) -> dict[str, Tensor]:
@@ -131,15 +132,12 @@ class UNetTask(DiffusionTask):
                 else f"the model reads text of width {config.text_dim}: text is missing"
             )
         steps = (1, self.unet.size_step, self.unet.size_step)
-        check_sizes(self.recipe.data, sources, steps)
-        if config.num_classes is None:
-            return
-        for number, (stream, source) in enumerate(zip(self.recipe.data, sources, strict=True)):
-            if source.num_classes != config.num_classes:
+        for (where, stream), source in zip(self.recipe.streams.items(), sources, strict=True):
+            check_sizes(where, stream, source, steps)
+            if config.num_classes not in (None, source.num_classes):
                 found = "none" if source.num_classes is None else source.num_classes
                 raise UsageError(
-                    f"the model has {config.num_classes} classes, "
-                    f"data.{number}.{stream.kind} has {found}"
+                    f"the model has {config.num_classes} classes, {where}.{stream.kind} has {found}"
                 )
 
 

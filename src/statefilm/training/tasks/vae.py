@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +18,18 @@ from statefilm.models.discriminator import PatchDiscriminator
 from statefilm.models.perceptual import PerceptualDistance
 from statefilm.models.vae import build_vae, latent_shape, load_vae
 from statefilm.models.video_vae import inflate
+from statefilm.pipelines.loading import vae_folder
 from statefilm.pipelines.media import make_grid, save_png
 from statefilm.training.adversary import Adversary
-from statefilm.training.batches import Batch, Batches
+from statefilm.training.batches import Batch, batches_of
 from statefilm.training.objectives import Draw
 from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import VAERecipe, VAESource
-from statefilm.training.sources import Size, open_sources
+from statefilm.training.sources import Size, Source
 from statefilm.training.tasks.task import Task
 
-__all__ = ["VAETask", "vae_folder"]
+__all__ = ["VAETask"]
 
 
 class VAETask(Task):
@@ -44,7 +45,7 @@ class VAETask(Task):
         recipe: VAERecipe,
         device: torch.device,
         ranks: Ranks,
-        quarantine: Path | None = None,
+        sources: Sequence[Source],
     ) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, self.device = recipe, device
@@ -58,20 +59,23 @@ class VAETask(Task):
             discriminator = PatchDiscriminator(3, config.channels, config.layers).to(device)
             self.modules["discriminator"] = discriminator
             self.adversary = Adversary(config, discriminator, ranks)
-        sources = open_sources(recipe.seed, recipe.data, quarantine)
         shapes = {size: latent_shape(self.vae, *size) for one in sources for size in one.sizes}
-        self.batches = Batches(recipe.seed, recipe.data, _CodeDraw(shapes), ranks, sources)
+        draw = _CodeDraw(shapes)
+        self.batches, self.held_out = batches_of(recipe, sources, lambda _: draw, ranks)
         self.modules.train()
 
     def loss(self, batch: Batch) -> Tensor:
-        code = self.vae.encode(batch.frames).latent_dist
-        frames = self.vae.decode(code.mean + code.std * batch.noise).sample.float()
+        frames, divergence = self._through_code(batch)
         loss = self._reconstruction(frames, batch.frames)
         adversary = self.adversary
         if adversary is not None and batch.step >= adversary.config.start_step:
             last_weight = self.vae.decoder.conv_out.weight
             loss = loss + adversary.loss(frames, batch.frames, loss, last_weight)
-        return loss + self.recipe.loss.kl * _divergence(code)
+        return loss + self.recipe.loss.kl * divergence
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        frames, divergence = self._through_code(batch)
+        return self._reconstruction(frames, batch.frames) + self.recipe.loss.kl * divergence
 
     def compile(self) -> None:
         raise UsageError("compile: blocks is for denoisers; a VAE trains with compile: none")
@@ -93,6 +97,12 @@ class VAETask(Task):
         images = [Image.fromarray(image) for image in pixels]
         grid = make_grid(images, columns=len(frames))
         save_png(grid, folder / f"step-{step:08d}.png", force=True)
+
+    def _through_code(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Frames [B, 3, T, H, W] from a sample of their code, and the code's KL divergence."""
+        code = self.vae.encode(batch.frames).latent_dist
+        frames = self.vae.decode(code.mean + code.std * batch.noise).sample.float()
+        return frames, _divergence(code)
 
     def _reconstruction(self, frames: Tensor, truth: Tensor) -> Tensor:
         """How far frames [B, 3, T, H, W] are from the truth, weighted as the recipe says."""
@@ -134,10 +144,3 @@ def _divergence(code: DiagonalGaussianDistribution) -> Tensor:
     """The mean over a code's numbers of their KL divergence from the standard normal, in nats."""
     mean, variance = code.mean.float(), code.var.float()
     return 0.5 * (mean.square() + variance - 1 - code.logvar.float()).mean()
-
-
-def vae_folder(name: str) -> Path:
-    """The VAE's own folder, inside a run or a pipeline where `name` is one."""
-    folder = Path(name)
-    inner = (folder / "vae", folder / "pipeline" / "vae")
-    return next((path for path in inner if (path / "config.json").is_file()), folder)
