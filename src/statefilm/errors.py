@@ -40,4 +40,6 @@ def check_stepped(name: str, value: int, step: int, offset: int = 0) -> None:
     nearest = [str(n) for n in (below, below + step) if n >= first] or [str(first)]
     rule = f"{offset} + k * {step}" if offset else f"a multiple of {step}"
     rule = "positive" if first == step == 1 else rule
-    raise UsageError(f"{name} {value} is not {rule}: the nearest valid are {' and '.join(nearest)}")
+    verb = "are" if len(nearest) == 2 else "is"
+    valid = f"the nearest valid {verb} {' and '.join(nearest)}"
+    raise UsageError(f"{name} {value} is not {rule}: {valid}")

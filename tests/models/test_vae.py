@@ -110,8 +110,8 @@ def test_without_a_vae_pixels_pass_through():
     [
         ((4, 16, 16), "num_frames 4 is not 1 + k * 2: the nearest valid are 3 and 5"),
         ((1, 18, 16), "height 18 is not a multiple of 4: the nearest valid are 16 and 20"),
-        ((1, 16, 2), "width 2 is not a multiple of 4: the nearest valid are 4"),
-        ((0, 16, 16), "num_frames 0 is not 1 + k * 2: the nearest valid are 1"),
+        ((1, 16, 2), "width 2 is not a multiple of 4: the nearest valid is 4"),
+        ((0, 16, 16), "num_frames 0 is not 1 + k * 2: the nearest valid is 1"),
     ],
 )
 def test_wrong_sizes_name_the_nearest_valid(size, message):

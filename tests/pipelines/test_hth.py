@@ -300,7 +300,7 @@ def test_bfloat16_stays_near_float32(pipe):
     ("options", "message"),
     [
         ({"height": 20}, "height 20 is not a multiple of 8: the nearest valid are 16 and 24"),
-        ({"width": 0}, "width 0 is not a multiple of 8: the nearest valid are 8"),
+        ({"width": 0}, "width 0 is not a multiple of 8: the nearest valid is 8"),
         ({"width": 16.0}, "width must be a whole number, got 16.0"),
         ({"num_frames": 16}, r"num_frames 16 is not 1 \+ k \* 4: the nearest valid are 13 and 17"),
         ({"num_frames": -3}, "num_frames -3 .* the nearest valid are 1$"),

@@ -345,7 +345,7 @@ FRAME = torch.rand(1, 3, 4, 6)
     [
         ({"height": 5}, "height 5 is not a multiple of 2: the nearest valid are 4 and 6"),
         ({"width": 6.0}, "width must be a whole number, got 6.0"),
-        ({"num_frames": 0}, "num_frames 0 is not positive: the nearest valid are 1"),
+        ({"num_frames": 0}, "num_frames 0 is not positive: the nearest valid is 1"),
         ({"num_inference_steps": 0}, "num_inference_steps 0"),
         ({"num_videos_per_prompt": 0}, "num_videos_per_prompt 0"),
         ({"guidance_scale": -1}, "guidance_scale -1"),
