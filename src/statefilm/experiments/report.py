@@ -135,7 +135,7 @@ def _cost_table(study: Study, arms: Arms) -> str:
                 "arm": arm,
                 "parameters": f"{own[0].parameters:,}",
                 "steps": f"{own[0].steps:,}",
-                "TFLOPs forward": f"{own[0].flops / 1e12:,.0f}",
+                "TFLOPs forward": f"{own[0].flops / 1e12:.3g}",
                 "minutes a seed": ", ".join(f"{one.seconds / 60:.1f}" for one in own),
                 "loss": f"{mean_loss(own):.4f}",
                 "difference": _against(arm, study, compare_losses(own, base), 4),

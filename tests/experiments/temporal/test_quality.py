@@ -45,7 +45,7 @@ def test_arms_are_recipes_of_equal_size_that_differ_in_the_mixer_alone():
         assert recipe.data == base.data and recipe.steps == base.steps == balls.steps
     assert max(sizes.values()) / min(sizes.values()) < 1.1
     section = recipe.data[0].clips
-    assert (section.world, section.num_frames, recipe.data[0].batch_size) == ("maze", 64, 1)
+    assert (section.world, section.num_frames, recipe.data[0].batch_size) == ("maze", 64, 2)
 
 
 def test_minutes_bound_every_arm_alike():

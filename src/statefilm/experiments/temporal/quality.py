@@ -30,7 +30,7 @@ WORLDS = ("balls", "maze")
 COMPARED = (ATTENTION, "linear-attention", "s4d-uni", "s4d-bi", "s6-uni", "s6-bi", "hydra")
 # Both of a kind, one way and two ways: what seeing both ways brings.
 WAYS = (("s4d-bi", "s4d-uni"), ("s6-bi", "s6-uni"))
-FRAMES_A_STEP = 32
+FRAMES_A_STEP = 128
 MANY_STEPS = 1_000_000  # more than the minutes allow
 
 
