@@ -90,6 +90,13 @@ def test_torchs_own_failures_to_allocate_exit_4(size):
     assert failure.message.startswith("out of memory: ") and "\n" not in failure.message
 
 
+def test_a_library_that_was_cut_off_is_named():
+    place = "/tmp/torchinductor_me/tl/ctlpkk.main.so"
+    failure = describe(RuntimeError(f"ImportError: {place}: file too short Set TORCHDYNAMO"))
+    assert failure.code == 1
+    assert failure.hint.endswith("remove /tmp/torchinductor_me/tl")
+
+
 def test_other_errors_exit_1_and_name_themselves():
     failure = describe(ZeroDivisionError("division\nby zero"))
     assert (failure.code, failure.message) == (1, "ZeroDivisionError: division by zero")

@@ -67,6 +67,9 @@ def describe(error: Exception) -> Failure:
         return Failure(USAGE, *_split_suggestion(one_line(error), hint))
     if isinstance(error, OSError):
         return Failure(FAILED, one_line(error), hint)
+    cut = re.search(r"(/\S+)/[^/\s]+\.so: file too short", str(error))
+    if cut is not None and hint is None:  # of torch's compiler, stopped while it wrote its cache
+        hint = f"a compiled library was cut off when a process was killed: remove {cut[1]}"
     hint = hint or "run again with --verbose for the traceback"
     return Failure(FAILED, f"{type(error).__name__}: {one_line(error)}", hint)
 
