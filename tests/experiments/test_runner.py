@@ -1,6 +1,10 @@
 """A study at toy size: trained, measured and written up, and each arm only once."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -8,7 +12,7 @@ from statefilm.cli.main import run
 from statefilm.errors import UsageError
 from statefilm.experiments import STUDIES, Measures, run_study, write_report
 from statefilm.experiments import study as studies
-from statefilm.experiments.runner import LEVELS
+from statefilm.experiments.runner import LEVELS, _workers
 
 TOY = {
     "compile": "none",
@@ -108,3 +112,32 @@ def test_the_command_lists_studies_and_names_bad_input(capsys, tmp_path):
         assert run(["experiment", *words, "-o", str(tmp_path / "x")]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+KILLED = """
+import os, time
+from functools import partial
+from statefilm.experiments.runner import _workers
+
+if __name__ == "__main__":
+    with _workers(2) as do_all:
+        results = do_all([os.getpid, *[partial(time.sleep, 600)] * 3])
+        print(next(results), flush=True)
+        next(results)
+"""
+
+
+def test_no_worker_outlives_the_command(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, "utf-8")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as command:
+        assert command.stdout.readline().strip().isdigit()
+        command.kill()
+        command.communicate(timeout=60)  # at its end no process has standard output open
+
+
+def test_after_an_error_no_more_is_begun(tmp_path):
+    waits = [partial(time.sleep, 2)] * 6  # a pool holds a few calls ready, which it still does
+    with pytest.raises(ValueError, match="'x'"), _workers(2) as do_all:
+        list(do_all([partial(int, "x"), *waits, (tmp_path / "begun").touch]))
+    assert not (tmp_path / "begun").exists()
