@@ -20,7 +20,7 @@ SCHEDULERS = {
 }
 
 
-def make_pipeline(prediction="flow_prediction", with_vae=False, **defaults):
+def make_pipeline(prediction="flow_prediction", with_vae=False, plan=PLAN, **defaults):
     torch.manual_seed(0)
     tokenizer = build_word_tokenizer(["a red circle above the blue square, then right"])
     text_encoder = build_text_encoder(
@@ -32,7 +32,7 @@ def make_pipeline(prediction="flow_prediction", with_vae=False, **defaults):
         ff_dim=64,
         head_dim=16,
         text_dim=32,
-        plan=PLAN,
+        plan=plan,
         mixer_options={"hydra": {"state_dim": 8, "head_dim": 16}},
         in_channels=4 if with_vae else 3,
         patch_size=(1, 2, 2) if with_vae else (4, 8, 8),

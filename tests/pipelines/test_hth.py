@@ -6,11 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 from statefilm.errors import UsageError
 from statefilm.pipelines.sampling import seed_generators
 
-from .conftest import make_pipeline
+from .conftest import PLAN, make_pipeline
 
 PROMPT = "a red circle"
 
@@ -231,6 +232,24 @@ def test_guidance_apart_is_guidance_together(pipe, monkeypatch):
     assert rows == steps * [2 * one] + 2 * steps * [one] + steps * [one]
     close(together.images, apart.images)
     assert not torch.allclose(unguided.images, apart.images)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_step_caching_keeps_what_guidance_compares_apart(apart, monkeypatch):
+    monkeypatch.setattr("statefilm.pipelines.hth.APART_TOKENS", 1 if apart else 1_000_000)
+    pipe = make_pipeline(plan=PLAN[1:] * 2)
+    ran = []
+    pipe.transformer.blocks[-1].mixer.register_forward_hook(lambda *call: ran.append(1))
+    uncached = sample(pipe).images
+    forwards = len(ran)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0))
+    close(sample(pipe).images, uncached)
+    assert len(ran) == 2 * forwards
+    pipe.transformer.disable_cache()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    ran.clear()
+    assert not torch.equal(sample(pipe).images, uncached)
+    assert len(ran) == (2 if apart else 1)  # the first step's forwards
 
 
 def test_tuples_for_those_who_want_them(pipe):
