@@ -14,6 +14,7 @@ from statefilm.models.text import (
     encode_prompts,
     load_text_encoder,
     unknown_words,
+    words_of,
 )
 
 CAPTIONS = ["a red circle left of a blue square", "it moves right, then down", "dark-grey"]
@@ -56,6 +57,13 @@ def test_the_vocabulary_is_covered_and_ids_follow_its_order(tokenizer):
         assert tokenizer.unk_token_id not in tokenizer(caption)["input_ids"]
     first = build_word_tokenizer(["b a", "c"]).get_vocab()
     assert sorted(first, key=first.get) == ["<pad>", "</s>", "<unk>", "b", "a", "c"]
+
+
+@pytest.mark.parametrize("text", ["नमस्ते दुनिया, कैसे हो?", "ภาพ แมวสีแดง", "قِطَّة حَمْراء!", "a_b c-d"])
+def test_a_tokenizer_of_the_words_of_a_text_knows_the_text(text):
+    known = build_word_tokenizer(words_of(text))
+    ids = known(text)["input_ids"]
+    assert known.unk_token_id not in ids and len(ids) == len(words_of(text)) + 1
 
 
 def test_unknown_words_are_named_as_they_were_written(tokenizer):

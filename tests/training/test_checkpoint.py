@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 
 import pytest
 import torch
@@ -55,6 +56,17 @@ def test_it_reads_what_it_wrote_and_keeps_the_last(run):
             assert torch.equal(found.tensors[part][name], tensor)
             assert found.tensors[part].shape(name) == tensor.shape
     assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_a_damaged_later_one_does_not_push_out_whole_ones(run):
+    (run / "checkpoints" / "step-00000003" / "model.safetensors").write_bytes(b"")
+    for step in ("step-00000007", "step-00000008"):
+        shutil.copytree(run / "checkpoints" / "step-00000003", run / "checkpoints" / step)
+    save_snapshot(run, snapshot(4))
+    assert find_snapshot(run, "auto").state == {"step": 4}
+    save_snapshot(run, snapshot(5))
+    names = [path.name for path in checkpoint_folders(run)]
+    assert names == [f"step-{step:08d}" for step in (4, 5, 7, 8)]
 
 
 def test_a_half_written_folder_is_no_checkpoint(run):

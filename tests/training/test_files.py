@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -83,16 +84,16 @@ def test_a_step_is_of_one_bucket_and_an_epoch_shows_every_picture(images):
     )
 
 
-def test_every_picture_is_seen_in_its_epoch_whatever_the_weights(images):
+def test_every_picture_is_seen_as_often_whatever_the_weights(images):
     own = Stream.model_validate({**stream(images), "weight": 0.3})
     world = Stream.model_validate({"world": {"size": 32}, "batch_size": 2})
     batches = Batches(0, [own, world], draw)
-    epoch = batches.sources[0].reader.plan.steps_per_epoch
-    mine = [step for step in range(60) if batches.order.stream(step) == 0][: 2 * epoch]
-    for steps in (mine[:epoch], mine[epoch:]):
-        assert {name for step in steps for name in batches[step].names} == {
-            f"{number}.png" for number in range(8)
-        }
+    reader = batches.sources[0].reader
+    mine = [step for step in range(60) if batches.order.stream(step) == 0]
+    seen = Counter(name for step in mine for name in batches[step].names)
+    planned = (number for turn in range(len(mine)) for number in reader.plan.entries(turn))
+    assert seen == Counter(reader.source.entries[number].name for number in planned)
+    assert set(seen) == {f"{number}.png" for number in range(8)}
 
 
 def test_transparent_pictures_show_the_background(images):
@@ -128,8 +129,41 @@ def test_resume_on_files_is_exact_to_the_bit(images, tmp_path, workers):
         folder.write_bytes(b"")
     train(recipe, tmp_path / "broken")
     assert_same_run(tmp_path / "whole", tmp_path / "broken", 6)
-    rows = (tmp_path / "whole" / "quarantine.jsonl").read_text("utf-8").splitlines()
+    rows = (tmp_path / "whole" / "quarantine-0.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(row)["name"] for row in rows] == ["broken.png"]
+
+
+def test_a_run_keeps_its_words_whatever_becomes_of_the_data(images, tmp_path, warnings_of):
+    changes = ["steps=2", "samples.every_steps=0", "text.max_length=8"]
+    saved = train(file_recipe(stream(images), changes=changes), tmp_path / "run")
+    before = HTHPipeline.from_pretrained(saved).tokenizer.get_vocab()
+    (images / "0.png").unlink()
+    for number in range(1, 8):
+        (images / f"{number}.txt").write_text(f"a new zebra, dog or picture {number}")
+    changes[0] = "steps=3"
+    saved = train(file_recipe(stream(images), changes=changes), tmp_path / "run")
+    assert HTHPipeline.from_pretrained(saved).tokenizer.get_vocab() == before
+    told = "\n".join(warnings_of())
+    assert "data.0 is not what it was at the checkpoint" in told
+    assert "of the words in captions are unknown" in told
+
+
+def test_streams_do_not_share_their_bad_items(images, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in images.glob("*.png"):
+        (other / file.name).write_bytes(file.read_bytes())
+    content = (images / "4.png").read_bytes()
+    recipe = file_recipe(stream(images, 4), stream(other, 4), changes=["steps=3"])
+    task = build_task(recipe, torch.device("cpu"), Ranks(), tmp_path / "run")
+    (images / "4.png").write_bytes(content[:60])
+    seen = [set(), set()]
+    for number in (0, 1):
+        for step in range(24):
+            seen[number] |= set(task.batches.batch(number, step).names)
+    assert "4.png" not in seen[0] and "4.png" in seen[1]
+    (images / "4.png").write_bytes(content)  # what was mended is used again
+    assert any("4.png" in task.batches.batch(0, step).names for step in range(24))
 
 
 def test_a_picture_that_breaks_later_is_replaced_and_remembered(images, tmp_path):
@@ -141,7 +175,7 @@ def test_a_picture_that_breaks_later_is_replaced_and_remembered(images, tmp_path
     epoch = batches.sources[0].reader.plan.steps_per_epoch
     seen = {name for step in range(epoch) for name in batches[step].names}
     assert "4.png" not in seen and len(seen) >= 6
-    rows = (tmp_path / "run" / "quarantine.jsonl").read_text("utf-8").splitlines()
+    rows = (tmp_path / "run" / "quarantine-0.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(row)["name"] for row in rows] == ["4.png"]
 
 

@@ -114,6 +114,25 @@ def test_kills_at_random_moments_leave_the_curve_of_a_run_that_was_left_alone(tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves_first_too(number, tmp_path):
+    changes = ["steps=100000", "checkpoint.every_steps=0", "workers=1"]
+    code = (
+        "import sys; from statefilm.training import Trainer, load_recipe;"
+        "Trainer(load_recipe('smoke_world_t2i', sys.argv[2:]), sys.argv[1], device='cpu').fit()"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path), *TINY, *changes]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, start_new_session=True)
+    while not (tmp_path / "logs" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)  # as torchrun, Slurm and terminals do
+    _, told = process.communicate(timeout=120)
+    assert b"the state is saved" in told
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert int(folder.name.removeprefix("step-")) == metrics(tmp_path)[-1]["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first_and_the_run_goes_on_from_there(number, tmp_path):
     recipe = tiny_recipe("steps=100000", "checkpoint.every_steps=0")
 

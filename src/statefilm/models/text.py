@@ -6,6 +6,7 @@ import logging
 import re
 import string
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "encode_prompts",
     "load_text_encoder",
     "unknown_words",
+    "words_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -114,18 +116,7 @@ def build_word_tokenizer(
         max_length: stored as the tokenizer's `model_max_length`, `</s>` included.
     """
     vocabulary = list(vocabulary)
-    marks = sorted(set("".join(vocabulary)) & set(string.punctuation))
-    kept = "".join(re.escape(mark) for mark in marks)
-    normalizer = normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(rf"[^\w\s{kept}]"), " "),
-        ]
-    )
-    pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="isolated")]
-    )
+    normalizer, pre_tokenizer = _splitters(set("".join(vocabulary)) & set(string.punctuation))
     ids = {PAD: 0, EOS: 1, UNK: 2}
     for text in vocabulary:
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
@@ -143,6 +134,36 @@ def build_word_tokenizer(
         unk_token=UNK,
         model_max_length=max_length,
     )
+
+
+def words_of(text: str) -> list[str]:
+    """Words and marks of punctuation, as the tokenizer of `build_word_tokenizer` splits them."""
+    normalizer, pre_tokenizer = _all_marks()
+    pairs = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))
+    return [word for word, _ in pairs]
+
+
+@cache
+def _all_marks() -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
+    return _splitters(set(string.punctuation))
+
+
+def _splitters(
+    marks: Iterable[str],
+) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
+    """What brings a text to lower case without other marks, and what cuts that into words."""
+    kept = "".join(re.escape(mark) for mark in sorted(marks))
+    normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(rf"[^\w\s{kept}]"), " "),
+        ]
+    )
+    pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="isolated")]
+    )
+    return normalizer, pre_tokenizer
 
 
 def load_text_encoder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -143,7 +143,7 @@ class Batches(Dataset[Batch]):
             mask=mask,
         )
 
-    def loader(self, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:
+    def loader(self, start: int, stop: int, workers: int, pin: bool) -> Generator[Batch]:
         """The batches of steps `start` to `stop - 1` in order, prepared ahead by `workers`.
 
         Raises:
@@ -155,7 +155,7 @@ class Batches(Dataset[Batch]):
             sampler=range(start, stop),
             num_workers=workers,
             pin_memory=pin,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
         for batch in loader:
             if isinstance(batch, UsageError):
@@ -206,6 +206,7 @@ class _Told(Dataset[Batch | UsageError]):
             return error
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the trainer alone answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C, and the SIGTERM of `torchrun` and Slurm, reach the whole process group."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

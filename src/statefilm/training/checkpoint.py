@@ -119,7 +119,9 @@ def _write(
             return
         (_beside(target, "part") / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
         _put_in_place(target)
-        for old in checkpoint_folders(run)[:-keep_last]:
+        # Later ones were passed over as damaged: they must not push out whole ones.
+        earlier = [one for one in checkpoint_folders(run) if _step(one) <= state["step"]]
+        for old in earlier[:-keep_last]:
             if _step(old) != state.get("best_step"):
                 shutil.rmtree(old)
 

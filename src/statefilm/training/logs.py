@@ -98,8 +98,7 @@ class Logs:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics and say nothing."""
         if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **metrics}) + "\n")
+            _append(self._file, {"step": step, **metrics})
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
@@ -107,13 +106,21 @@ class Logs:
     def keep_skipped(self, step: int, reason: str, samples: list[str]) -> None:
         """Note in `logs/skipped.jsonl` which samples a skipped step had."""
         if self._file is not None:
-            with self._file.with_name("skipped.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "reason": reason, "samples": samples}) + "\n")
+            row = {"step": step, "reason": reason, "samples": samples}
+            _append(self._file.with_name("skipped.jsonl"), row)
 
     def say(self, text: str) -> None:
         """A line on stderr that does not break the bar."""
         if not self._quiet:
             tqdm.write(text, file=sys.stderr)
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    try:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+    except OSError as error:  # a full disk does not say where
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def _drop_after(file: Path, step: int) -> None:

@@ -14,12 +14,12 @@ from statefilm.training.streams import Stream
 __all__ = ["open_sources", "open_stream"]
 
 
-def open_sources(recipe: Recipe, quarantine: Path | None = None) -> tuple[Source, ...]:
+def open_sources(recipe: Recipe, folder: Path | None = None) -> tuple[Source, ...]:
     """The source of each of a recipe's `streams`.
 
     Args:
-        quarantine: the file that remembers bad items; held-out ones have a file beside it. None is
-            no file.
+        folder: of the run, where each stream of files has a file of its bad items,
+            `quarantine-<number>.jsonl`; None keeps none.
 
     Raises:
         FileNotFoundError, UsageError: data are not there, not whole, or not for this recipe; one
@@ -27,11 +27,12 @@ def open_sources(recipe: Recipe, quarantine: Path | None = None) -> tuple[Source
     """
     sources = []
     for number, (where, stream) in enumerate(recipe.streams.items()):
-        seed = recipe.seed
+        seed, name = recipe.seed, str(number)
         if number == len(recipe.data):
-            seed, number = seed_of(seed, "validation"), 0
-            quarantine = quarantine and quarantine.with_stem(f"{quarantine.stem}-validation")
-        sources.append(open_stream(seed, number, stream, where, quarantine, recipe))
+            seed, number, name = seed_of(seed, "validation"), 0, "validation"
+        # One a stream, whose names count from its own folder.
+        own = folder and folder / f"quarantine-{name}.jsonl"
+        sources.append(open_stream(seed, number, stream, where, own, recipe))
     return tuple(sources)
 
 
@@ -58,7 +59,7 @@ def open_stream(
         try:
             cache = open_latents_for(recipe, stream.latents.path)
             # The seed of files, so that a sample's latents come when the sample would have come.
-            return OwnLatents(own, cache, stream.batch_size, drop_last=stream.latents.drop_last)
+            return OwnLatents(own, cache, stream.batch_size)
         except UsageError as error:
             raise UsageError(f"{where}.latents: {error}") from None
     own = seed_of(seed, "world", number)

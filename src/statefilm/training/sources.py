@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -28,6 +27,7 @@ from statefilm.data.world import sample_batch, vocabulary
 from statefilm.data.worlds import find_world
 from statefilm.data.worlds import vocabulary as clip_vocabulary
 from statefilm.errors import UsageError, check_stepped
+from statefilm.models.text import words_of
 from statefilm.training.streams import ClipSamples, FileSource, Stream, WorldSamples
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "check_sizes",
     "source_of",
     "words_in",
-    "words_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -81,6 +80,7 @@ class Source(Protocol):
         captions: all of them, where there are only so many.
         fps: frames a second of clips, where all have the same.
         cache: where latents and text states were encoded ahead; None where samples are frames.
+        fingerprint: of all that there is, in its order; "" where it cannot change.
     """
 
     in_epochs: bool
@@ -90,6 +90,7 @@ class Source(Protocol):
     captions: Sequence[str]
     fps: float | None
     cache: LatentCache | None
+    fingerprint: str
 
     @property
     def words(self) -> Sequence[str]:
@@ -107,6 +108,7 @@ class WorldSource:
     class_names: tuple[str, ...] | None = None
     fps: float | None = None
     cache: LatentCache | None = None
+    fingerprint = ""
 
     def __init__(self, seed: int, config: WorldSamples) -> None:
         self.seed, self.config = seed, config
@@ -125,6 +127,7 @@ class ClipSource:
     in_epochs = False
     fps: float | None = None
     cache: LatentCache | None = None
+    fingerprint = ""
 
     def __init__(self, seed: int, config: ClipSamples) -> None:
         self.seed, self.config = seed, config
@@ -177,7 +180,7 @@ class OwnFiles:
             if not found.members:
                 raise UsageError(told)
             logger.warning("%s; statefilm data inspect lists them", told)
-        plan = BucketPlan(found, batch_size, seed, drop_last=config.drop_last)
+        plan = BucketPlan(found, batch_size, seed)
         self.reader = FileSamples(
             source, plan, Quarantine(quarantine), fps=fps, background=config.background
         )
@@ -187,6 +190,11 @@ class OwnFiles:
         self.captions: Sequence[str] = [text for entry in entries for text in entry.captions]
         self._labels = {e.name: e.label for e in entries if e.label is not None}
         self.num_classes: int | None = 1 + max(self._labels.values()) if self._labels else None
+        self.fingerprint = digest_of(
+            (e.name, e.size, e.captions, e.label, str(bucket))
+            for bucket, numbers in members.items()
+            for e in map(entries.__getitem__, numbers)
+        )
 
     @property
     def words(self) -> Sequence[str]:
@@ -226,15 +234,18 @@ def buckets_of(config: FileSource) -> tuple[Bucket, ...]:
     )
 
 
+def digest_of(rows: Iterable[object]) -> str:
+    """A short hash of rows, in their order."""
+    digest = blake2b(digest_size=6)
+    for row in rows:
+        digest.update(f"{row!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def words_in(captions: Sequence[str]) -> Sequence[str]:
     """Words and punctuation of captions, lower-cased, the most frequent first."""
     counts = Counter(word for text in captions for word in words_of(text))
     return sorted(counts, key=lambda word: (-counts[word], word))
-
-
-def words_of(text: str) -> list[str]:
-    """Words and marks of punctuation, as a word tokenizer splits them."""
-    return re.findall(r"[^\W_]+|[^\w\s]|_", unicodedata.normalize("NFKC", text).lower())
 
 
 def check_sizes(where: str, stream: Stream, source: Source, steps: Size) -> None:

@@ -94,7 +94,6 @@ class FileSource(Section):
         fps: frames a second of clips; null takes their own.
         max_upscale: by how much a picture may be enlarged; smaller ones are dropped.
         background: red, green and blue of what shows through transparent pixels.
-        drop_last: leave out the batches of an epoch that are not full, instead of filling them up.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -109,7 +108,6 @@ class FileSource(Section):
     fps: Positive | None = None
     max_upscale: Positive = 1.5
     background: tuple[Level, Level, Level] = (255, 255, 255)
-    drop_last: bool = False
 
     @field_validator("layout")
     @classmethod
@@ -127,11 +125,9 @@ class LatentSource(Section):
 
     Attributes:
         path: the folder, counted from the one that the run is started in.
-        drop_last: leave out the batches of an epoch that are not full, instead of filling them up.
     """
 
     path: Annotated[str, Field(min_length=1)]
-    drop_last: bool = False
 
 
 class LogitNormal(Section):

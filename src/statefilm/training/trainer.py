@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,12 @@ from statefilm.training.parallel.sharding import gathered, unsharded, whole
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import Recipe
 from statefilm.training.signals import StopRequest, stop_signals
+from statefilm.training.sources import digest_of
 from statefilm.training.tasks import build_task
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 BEST = "best"
 
@@ -55,6 +60,8 @@ class Counters:
     ema_updates: int = 0
     best: float | None = None
     best_step: int | None = None
+    vocabulary: list[str] | None = None
+    data: list[str] = field(default_factory=list)
     meter: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -117,7 +124,7 @@ class Trainer:
     def _fit(self, resume: str | os.PathLike[str]) -> Path:
         snapshot = find_snapshot(self.folder, resume, self.ranks)
         self.ranks.wait()  # before rank 0 writes what the others would take for a run
-        self._build()
+        self._build(None if snapshot is None else snapshot.state.get("vocabulary"))
         if snapshot is not None:
             self._restore(snapshot)
         counters = self.counters
@@ -137,17 +144,24 @@ class Trainer:
             raise KeyboardInterrupt(f"stopped at step {self.counters.step}; the state is saved")
         return self.folder / self.task.output
 
-    def _build(self) -> None:
+    def _build(self, vocabulary: list[str] | None = None) -> None:
         recipe = self.recipe
-        quarantine = self.folder / "quarantine.jsonl"
-        self.task = build_task(recipe, self.device, self.ranks, quarantine)
+        self.task = build_task(recipe, self.device, self.ranks, self.folder, vocabulary=vocabulary)
+        self.counters, self.meter = Counters(), Meter()
+        self.counters.data = [one.fingerprint for one in self.task.batches.sources]
+        if self.task.vocabulary is not None:
+            self.counters.vocabulary = list(self.task.vocabulary)
+        if not self.ranks.same(int(digest_of([self.counters]), 16)):
+            raise UsageError(
+                "the processes see different data: give all of them the same files, captions and "
+                "names, as on a disk that they share"
+            )
         if recipe.compile == "blocks":
             self.task.compile()
         distribute(self.task.modules, recipe, self.ranks)
         self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
         self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
         self.saver = Saver(self.folder, recipe.checkpoint, self.ranks)
-        self.counters, self.meter = Counters(), Meter()
 
     def _run(self, stop: StopRequest) -> bool:
         """Step until the recipe's end, its time, or a signal; save on the way and at the end.
@@ -156,24 +170,27 @@ class Trainer:
             Whether a signal ended it before the recipe did.
         """
         recipe, counters = self.recipe, self.counters
-        exported, saved_at, stopping = counters.step, time.monotonic(), False
-        batches = self.task.batches.loader(
+        saved_at, stopping = time.monotonic(), False
+        # Where checkpoints are written in the background, what is exported may be older than they.
+        exported = -1 if recipe.checkpoint.background else counters.step
+        loader = self.task.batches.loader(
             counters.step, recipe.steps, recipe.workers, pin=self.device.type == "cuda"
         )
-        while counters.step < recipe.steps:
-            self._clock, stopping = self.ranks.agree(self._seconds(), stop.requested)
-            if stopping or self._out_of_time():
-                break
-            self._step(next(batches).to(self.device))
-            is_best = self._validate()
-            self._report()
-            if is_best or self._save_is_due(time.monotonic() - saved_at):
-                export = not recipe.checkpoint.background or counters.step == recipe.steps
-                self._save(export, is_best)
-                exported = counters.step if export else exported
-                saved_at = time.monotonic()
-            if _due(counters.step, recipe.samples.every_steps):
-                self._sample()
+        with closing(loader) as batches:
+            while counters.step < recipe.steps:
+                self._clock, stopping = self.ranks.agree(self._seconds(), stop.requested)
+                if stopping or self._out_of_time():
+                    break
+                self._step(next(batches).to(self.device))
+                is_best = self._validate()
+                self._report()
+                if is_best or self._save_is_due(time.monotonic() - saved_at):
+                    export = not recipe.checkpoint.background or counters.step == recipe.steps
+                    self._save(export, is_best)
+                    exported = counters.step if export else exported
+                    saved_at = time.monotonic()
+                if _due(counters.step, recipe.samples.every_steps):
+                    self._sample()
         missing = not (self.folder / self.task.output).exists()
         if counters.step > exported or self.ranks.any(missing):
             self._save(export=True)
@@ -184,8 +201,10 @@ class Trainer:
         """One update of the weights; skipped when the loss or a gradient is not finite."""
         recipe, counters = self.recipe, self.counters
         factor = learning_rate_factor(recipe.optimizer, counters.step, self._progress())
-        # Dropout, and whatever else may draw from the global generator, depends on the step.
-        torch.manual_seed(seed_of(recipe.seed, "step", counters.step))
+        # Dropout, and whatever else may draw from the global generator, depends on the step and on
+        # which part of its samples this is.
+        part = self.ranks.rank // self.ranks.context
+        torch.manual_seed(seed_of(recipe.seed, "step", counters.step, part))
         loss = self._backward(batch)
         self.ranks.average_gradients(self.optimizers.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(
@@ -318,6 +337,7 @@ class Trainer:
 
     def _restore(self, snapshot: Snapshot) -> None:
         load_parameters(self.task.modules, snapshot.tensors["model"])
+        fresh = self.counters
         try:
             self.counters = Counters(**snapshot.state)
         except TypeError as error:
@@ -329,6 +349,13 @@ class Trainer:
         self.average.load(snapshot.tensors["ema"], self.counters.ema_updates)
         self.optimizers.load(snapshot.tensors["optimizer"])
         self.meter = Meter(self.counters.meter)
+        for number, (before, now) in enumerate(zip(self.counters.data, fresh.data, strict=False)):
+            if before != now and self.ranks.is_first:
+                logger.warning(
+                    "data.%d is not what it was at the checkpoint: samples come in another order",
+                    number,
+                )
+        self.counters.data, self.counters.vocabulary = fresh.data, fresh.vocabulary
 
     def _store_recipe(self) -> None:
         """Write `recipe.yaml`; says which fields differ from the one that is there."""

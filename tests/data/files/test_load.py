@@ -32,8 +32,9 @@ def corner_colors(frames):
     return [tuple(frames[:, 0, y, x].tolist()) for y in (0, -1) for x in (0, -1)]
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_upright_whatever_exif_says(tmp_path, orientation):
+def test_pictures_are_upright_whatever_exif_says(tmp_path, orientation, suffix):
     undone = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
     exif = Image.Exif()
     exif[0x0112] = undone
@@ -42,7 +43,7 @@ def test_pictures_are_upright_whatever_exif_says(tmp_path, orientation):
     image.save(turned, "PNG", exif=exif)
     stored = ImageOps.exif_transpose(Image.open(turned))
     exif[0x0112] = orientation
-    stored.save(tmp_path / "a.png", exif=exif)
+    stored.save(tmp_path / f"a.{suffix}", exif=exif)
     entry = only(tmp_path)
     assert (entry.width, entry.height) == (24, 16)
     frames = load(tmp_path, entry, (16, 24))
@@ -238,6 +239,17 @@ def test_an_animated_gif_is_a_clip_and_a_still_one_an_image(tmp_path, save_image
     assert (moving.kind, moving.frames, moving.fps) == ("video", 6, 10)
     assert still.kind == "image"
     assert frame_numbers(load(tmp_path, moving, (16, 16), num_frames=5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_gif_may_hold_its_last_frame(tmp_path, frame_numbers):
+    levels = [Image.new("L", (16, 16), 12 * number) for number in range(20)]
+    durations = [50] * 19 + [2000]
+    levels[0].save(tmp_path / "a.gif", save_all=True, append_images=levels[1:], duration=durations)
+    entry = only(tmp_path)
+    for seed in range(10):
+        frames = load(tmp_path, entry, (16, 16), num_frames=5, seed=seed)
+        assert frame_numbers(frames) == sorted(frame_numbers(frames))
+    assert frame_numbers(load(tmp_path, entry, (16, 16), num_frames=20))[-1] == 19
 
 
 def test_what_changed_since_it_was_indexed_is_refused(tmp_path, save_image, save_clip):

@@ -13,6 +13,7 @@ def report(tmp_path, save_image, save_clip):
     save_image(tmp_path / "tiny.png", (8, 8))
     (tmp_path / "red.txt").write_text("a red card")
     (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "a.heic").write_bytes(b"of another kind")
     save_clip(tmp_path / "clip.mp4", frames=20)
     save_clip(tmp_path / "short.mp4", frames=3)
     buckets = make_buckets(32 * 32, 8, ratios=(1, 2), lengths=(1, 5))
@@ -41,8 +42,18 @@ def test_the_table_says_all_of_it(report):
     assert "dropped     1: gives 3 frames, less than 5 (short.mp4)" in table
     assert "broken      1: cannot identify" in table and "(broken.png)" in table
     assert "the same    red.png, twin.png" in table
+    assert "passed over 1 .heic" in table
     assert table.endswith("2 dropped, 1 broken, 5 without a caption, 1 repeated")
     assert all(len(line) < 300 for line in table.splitlines())
+
+
+def test_names_do_not_reach_a_terminal_as_they_are(tmp_path, save_image):
+    name = "a\udce9\x1b[31m.png"
+    save_image(tmp_path / "b.png")
+    (tmp_path / name).write_bytes((tmp_path / "b.png").read_bytes())
+    table = inspect(open_source(tmp_path), make_buckets(32 * 32, 8, ratios=(1,))).table()
+    assert "a??[31m.png" in table
+    table.encode("utf-8")
 
 
 def test_the_contact_sheet_shows_one_sample_of_each_bucket(report):

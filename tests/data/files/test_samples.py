@@ -92,7 +92,19 @@ def test_a_bad_item_is_put_aside_and_replaced_by_another(folder, tmp_path):
     assert row["name"] == "07.png" and "truncated" in row["reason"]
     again = samples_of(folder, quarantine=Quarantine(file))
     assert run(again) == run(samples)
-    assert len(again.quarantine) == 1 and "07.png" in again.quarantine
+    assert list(again.quarantine.reasons) == ["07.png"]
+
+
+def test_a_few_more_bad_items_at_the_start_are_let_pass():
+    early, all_seen = Quarantine(), Quarantine()
+    for number in range(6):
+        early.add(f"{number}", "bad", 200, total=100_000)
+    with pytest.raises(UsageError, match="7 of 200 items are bad"):
+        early.add("6", "bad", 200, total=100_000)
+    for number in range(4):
+        all_seen.add(f"{number}", "bad", 200, total=200)
+    with pytest.raises(UsageError, match="5 of 200 items are bad"):
+        all_seen.add("4", "bad", 200, total=200)
 
 
 def test_too_many_bad_items_stop_the_run(folder):

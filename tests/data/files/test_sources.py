@@ -82,6 +82,21 @@ def test_a_clip_may_be_a_folder_of_frames(tmp_path, save_image, frame_numbers):
     assert frame_numbers(load(tmp_path, entry, (8, 8), num_frames=5)) == [0, 1, 2, 3, 4]
 
 
+def test_frames_are_ordered_by_their_numbers(tmp_path, save_image, frame_numbers):
+    for number in range(12):
+        pixels = np.full((8, 8, 3), 12 * number, np.uint8)
+        save_image(tmp_path / "000" / f"frame{number}.png", pixels=pixels)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "000", "caption": "grows"}\n')
+    (entry,) = open_source(tmp_path).entries
+    assert frame_numbers(load(tmp_path, entry, (8, 8), num_frames=12)) == list(range(12))
+
+
+def test_captions_may_be_in_capital_letters(tmp_path, save_image):
+    save_image(tmp_path / "A.JPG")
+    (tmp_path / "A.TXT").write_text("a red card")
+    assert facts(open_source(tmp_path)) == {"A.JPG": ("a red card",)}
+
+
 def test_parquet_is_read_or_its_need_is_named(tmp_path, save_image):
     save_image(tmp_path / "a.png")
     file = tmp_path / "metadata.parquet"
@@ -113,6 +128,20 @@ def test_class_folders_give_labels_and_captions(tmp_path, save_image):
     assert [(e.path, e.label) for e in test.entries] == [("test/dog/3.png", 0)]
     with pytest.raises(UsageError, match="split 'val' is not there: choose from train, test"):
         open_source(tmp_path, split="val")
+
+
+def test_a_class_may_be_called_train(tmp_path, save_image):
+    for name in ("bus/1.png", "car/2.png", "train/3.png"):
+        save_image(tmp_path / name)
+    source = open_source(tmp_path)
+    assert source.layout == "imagefolder"
+    assert [(e.path, e.label) for e in source.entries] == [
+        ("bus/1.png", 0),
+        ("car/2.png", 1),
+        ("train/3.png", 2),
+    ]
+    with pytest.raises(UsageError, match="the data are not split"):
+        open_source(tmp_path, split="test")
 
 
 def test_ucf101_follows_its_lists(tmp_path, save_clip):

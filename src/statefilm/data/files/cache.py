@@ -14,7 +14,7 @@ from statefilm.data.files.listing import Listing
 
 __all__ = ["Index", "fingerprint", "read_index", "write_index"]
 
-_FORMAT = 1  # to be raised when the same files would give other entries
+_FORMAT = 2  # to be raised when the same files would give other entries
 
 
 @dataclass(frozen=True, slots=True)

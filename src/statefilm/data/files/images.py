@@ -17,7 +17,7 @@ __all__ = ["IMAGES", "Color", "image_size", "is_animated", "read_image", "to_rgb
 
 Color = tuple[int, int, int]
 
-IMAGES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .ppm .pgm".split())
+IMAGES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .avif .ppm .pgm".split())
 # Not all that Pillow knows: it hands EPS to Ghostscript, which would run what a file says.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 _ORIENTATION = 0x0112  # tag of EXIF 2.3, section 4.6.4
@@ -77,7 +77,9 @@ def to_rgb(image: Image.Image, background: Color) -> Image.Image:
         values = np.asarray(image).astype(np.uint32)
         return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise UsageError(f"pixels of mode {image.mode} have no known range: use 8 or 16 bits")
+        raise UsageError(
+            f"pixels of mode {image.mode} have no known range: use PNG or TIFF of 8 or 16 bits"
+        )
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
@@ -97,6 +99,8 @@ def _open(file: BinaryIO, limits: Limits) -> Iterator[Image.Image]:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 if there is none; never by decoding the image."""
+    if image.format == "TIFF":  # which Pillow itself turns upright
+        return 1
     # Pillow decodes a whole PNG to look for EXIF behind its pixels.
     if image.format == "PNG" and "exif" not in image.info:
         return 1

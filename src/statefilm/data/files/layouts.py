@@ -207,16 +207,21 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def _split_of(listing: Listing, split: str) -> tuple[Listing, Found]:
-    """The part that a folder such as train/ holds; all of a listing that has no such folders."""
-    tops = {name.split("/")[0] for name in listing.files if "/" in name}
+    """The part that a folder such as train/ holds; all of a listing that has no such folders.
+
+    One folder of such a name among others is not a split but, for example, the class of trains.
+    """
+    held = [name for name in listing.files if kind_of(name) or name.lower().endswith(_TARS)]
+    tops = {name.split("/")[0] for name in held if "/" in name}
     by_split = {
         known: sorted(top for top in tops if top.casefold() in names)
         for known, names in _SPLIT_FOLDERS.items()
     }
-    if any(by_split.values()):
+    present = sum(map(len, by_split.values()))
+    if present and (present == len(tops) or sum(map(bool, by_split.values())) > 1):
         if not by_split[split]:
-            present = ", ".join(known for known in SPLITS if by_split[known])
-            raise UsageError(f"split {split!r} is not there: choose from {present}")
+            known = ", ".join(known for known in SPLITS if by_split[known])
+            raise UsageError(f"split {split!r} is not there: choose from {known}")
         listing = listing.below(by_split[split][0])
     else:
         _only_train(split)
@@ -229,7 +234,8 @@ def _only_train(split: str) -> None:
 
 
 def _captions_beside(listing: Listing, name: str, limits: Limits) -> tuple[str, ...]:
-    for suffix, read in ((".txt", from_text), (".json", from_json)):
+    texts, trees = (".txt", from_text), (".json", from_json)
+    for suffix, read in (texts, trees, (".TXT", from_text), (".JSON", from_json)):
         beside = str(PurePosixPath(name).with_suffix(suffix))
         if beside in listing.files:
             item = Item(path=beside, kind="text", size=listing.files[beside][0])

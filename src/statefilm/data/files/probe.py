@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,9 +49,15 @@ def probe(root: Path, item: Item, limits: Limits) -> list[Entry]:
 
 
 def frame_names(root: Path, folder: str) -> list[str]:
-    """The images in a folder of frames, in the order of their names, named from the root."""
-    names = sorted(path.name for path in (root / folder).iterdir())
+    """The images in a folder of frames, in order, named from the root: frame 9 before frame 10."""
+    names = sorted((path.name for path in (root / folder).iterdir()), key=_by_numbers)
     return [f"{folder}/{name}" for name in names if kind_of(name) == "image" and name[0] != "."]
+
+
+def _by_numbers(name: str) -> tuple[list[str | int], str]:
+    """What sorts names by the numbers in them; those that differ in zeros in front by text."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def _probe_frames(root: Path, item: Item, limits: Limits) -> Entry:

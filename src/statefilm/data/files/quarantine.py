@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,11 @@ __all__ = ["Quarantine"]
 class Quarantine:
     """The bad items of a run, known to all its processes on machines that share a file.
 
-    What is in it is not tried again; whoever mends the data deletes the file.
+    Whoever mends the data deletes the file: what is in it counts.
 
     Args:
         file: JSON lines of names and reasons, appended to; None remembers in this process alone.
-        share: the part of the items seen that may be bad.
+        share: the part of the items that may be bad.
         least: fewer bad items than this are always let pass.
 
     Raises:
@@ -37,9 +38,6 @@ class Quarantine:
         self._reasons: dict[str, str] = {}
         self._read()
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._reasons
-
     def __len__(self) -> int:
         return len(self._reasons)
 
@@ -48,26 +46,27 @@ class Quarantine:
         """Name to reason."""
         return self._reasons
 
-    def add(self, name: str, reason: str, seen: int) -> None:
+    def add(self, name: str, reason: str, seen: int, total: int | None = None) -> None:
         """Remember a bad item.
 
         Args:
             seen: how many items all processes have seen so far.
+            total: how many there are; None is `seen`. Of those seen so far, three standard
+                deviations more than `share` may be bad: not all that are were to come first.
 
         Raises:
-            UsageError: there are at least `least` bad items, and more than `share` of those seen.
+            UsageError: there are at least `least` bad items, and too many of those seen.
         """
         self._read()  # what other processes found
         if name not in self._reasons:
             self._reasons[name] = reason
             self._append({"name": name, "reason": reason})
-        self.check(seen)
-
-    def check(self, seen: int) -> None:
-        """Raise as `add` does."""
         bad = len(self)
         seen = max(seen, bad)  # substitutes are tried beyond the count of steps
-        if bad >= self.least and bad > self.share * seen:
+        allowed = self.share * seen
+        if seen < (total or 0):
+            allowed += 3 * math.sqrt(allowed)
+        if bad >= self.least and bad > allowed:
             name, reason = next(reversed(self._reasons.items()))
             where = "" if self.file is None else f"; all are in {self.file}"
             raise UsageError(

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw
 
 from statefilm.data.files.buckets import Assignment, Bucket, assign, kept_share
-from statefilm.data.files.entry import BadItem, Entry, Item, refusing
-from statefilm.data.files.listing import open_item
+from statefilm.data.files.entry import BadItem, Entry, Item, reason_of, refusing
+from statefilm.data.files.listing import list_folder, open_item
 from statefilm.data.files.load import load
-from statefilm.data.files.probe import frame_names
+from statefilm.data.files.probe import frame_names, kind_of
 from statefilm.data.files.source import Source
 
 __all__ = ["Report", "inspect"]
@@ -23,6 +23,7 @@ __all__ = ["Report", "inspect"]
 _CELL, _TEXT = 160, 34  # pixels of the contact sheet
 _EXAMPLES = 5  # names given for each reason
 _CHUNK = 1 << 20
+_CAPTIONS = (".txt", ".json", ".jsonl", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,14 @@ class Report:
         source, assignment: what was inspected, and which entry falls into which bucket.
         fps: frames a second of clips.
         duplicates: names of entries with the same bytes, each group sorted; None if not sought.
+        others: how many files there are of each suffix that holds no data, the commonest first.
     """
 
     source: Source
     assignment: Assignment
     fps: float | None
     duplicates: tuple[tuple[str, ...], ...] | None
+    others: Mapping[str, int]
 
     @property
     def kinds(self) -> Counter[str]:
@@ -82,8 +85,10 @@ class Report:
         lines += _bars("length", self.lengths, " frames")
         lines += _reasons("dropped", self.dropped)
         lines += _reasons("broken", source.refused)
-        lines += [f"  uncaptioned {name}" for name in uncaptioned[:_EXAMPLES]]
-        lines += [f"  the same    {', '.join(group)}" for group in (self.duplicates or ())[:20]]
+        lines += [f"  uncaptioned {reason_of(name)}" for name in uncaptioned[:_EXAMPLES]]
+        groups = (map(reason_of, group) for group in (self.duplicates or ())[:20])
+        lines += [f"  the same    {', '.join(group)}" for group in groups]
+        lines += [f"  passed over {count} {suffix}" for suffix, count in self.others.items()]
         lines.append(
             f"  {len(self.dropped)} dropped, {len(source.refused)} broken, "
             f"{len(uncaptioned)} without a caption"
@@ -148,7 +153,17 @@ def inspect(
         duplicates: also compare the contents of all items, which reads every byte.
     """
     assignment = assign(source.entries, buckets, fps=fps, max_upscale=max_upscale)
-    return Report(source, assignment, fps, _duplicates(source) if duplicates else None)
+    same = _duplicates(source) if duplicates else None
+    return Report(source, assignment, fps, same, _others(source))
+
+
+def _others(source: Source) -> dict[str, int]:
+    """Files that a folder of media holds beside them and their captions, by suffix."""
+    if source.layout not in ("folder", "imagefolder", "table"):
+        return {}
+    names = (name for name in list_folder(source.root).files if kind_of(name) is None)
+    counts = Counter(PurePosixPath(name).suffix.lower() for name in names)
+    return {name: n for name, n in counts.most_common() if name and name not in _CAPTIONS}
 
 
 def _duplicates(source: Source) -> tuple[tuple[str, ...], ...]:
@@ -196,7 +211,7 @@ def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
     for name, why in reasons.items():
         names.setdefault(why, []).append(name)
     return [
-        f"  {title:11} {len(group)}: {why} ({', '.join(group[:_EXAMPLES])})"
+        f"  {title:11} {len(group)}: {why} ({', '.join(map(reason_of, group[:_EXAMPLES]))})"
         for why, group in sorted(names.items(), key=lambda pair: -len(pair[1]))
     ]
 

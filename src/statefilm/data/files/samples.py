@@ -58,9 +58,9 @@ class FileSamples:
     ) -> None:
         self.source, self.plan, self.fps, self.background = source, plan, fps, background
         self.quarantine = Quarantine() if quarantine is None else quarantine
-        total = len(source.entries) + len(source.refused)
+        self._total = len(source.entries) + len(source.refused)
         for name, reason in source.refused.items():
-            self.quarantine.add(name, reason, total)
+            self.quarantine.add(name, reason, self._total)
 
     def bucket(self, step: int) -> Bucket:
         """The shape of a step's samples."""
@@ -88,11 +88,10 @@ class FileSamples:
         number = self.plan.entry(index)
         for attempt in range(1, _ATTEMPTS + 1):
             entry = self.source.entries[number]
-            if entry.name not in self.quarantine:
-                try:
-                    return entry, self._load(entry, index)
-                except BadItem as error:
-                    self.quarantine.add(error.name, error.reason, self._seen(index))
+            try:  # whatever is known of it: what a sample shows must not depend on the past
+                return entry, self._load(entry, index)
+            except BadItem as error:
+                self.quarantine.add(error.name, error.reason, self._seen(index), self._total)
             number = self.plan.substitute(index, attempt)
         bucket = self.bucket(index // self.plan.batch_size)
         raise UsageError(f"bucket {bucket}: {_ATTEMPTS} items in a row are bad, as {entry.name!r}")

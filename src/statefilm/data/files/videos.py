@@ -161,6 +161,7 @@ def _nearest(
 ) -> list[VideoFrame] | None:
     """For each moment the nearest frame; None unless they reach from the first to the last.
 
+    The last frame of a file counts for as long as the file shows it.
     `first` is the time of the first frame if the file does not say.
     """
     chosen: list[VideoFrame] = []
@@ -177,7 +178,10 @@ def _nearest(
         if len(chosen) == len(times):
             return chosen
         before = frame
-    if before is None or times[-1] > time + 0.5 / fps:
+    if before is None:
+        return None
+    shown = float((before.duration or 0) * (before.time_base or 0))
+    if times[-1] > time + max(shown, 0.5 / fps):
         return None
     return chosen + [before] * (len(times) - len(chosen))
 

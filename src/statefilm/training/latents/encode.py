@@ -92,7 +92,7 @@ def encode_files(
     encoding = spec.encoding()
     with _alone_in(folder):
         bad = _Bad(folder, source)
-        units, unread = list_units(source, assignment, encoding, options, bad.quarantine)
+        units, unread = list_units(source, assignment, encoding, options)
         bad.add((item.name, item.reason) for item in unread)
         before = _stored(folder)
         jobs = _jobs(source, units, encoding, options, sizes, spec, before)
@@ -117,9 +117,10 @@ def encode_files(
 
 
 class _Bad:
-    """What is broken in a source, as a folder remembers it; too much of it is an error."""
+    """What is broken in a source, listed in the folder; too much of it is an error."""
 
     def __init__(self, folder: Path, source: Source) -> None:
+        (folder / QUARANTINE).unlink(missing_ok=True)  # what was mended since is not in it
         self.quarantine = Quarantine(folder / QUARANTINE)
         self.total = len(source.entries) + len(source.refused)
         self.add(source.refused.items())

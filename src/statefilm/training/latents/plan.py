@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,18 +94,14 @@ def list_units(
     assignment: Assignment,
     encoding: Encoding,
     options: Options,
-    bad: Container[object],
 ) -> tuple[list[Unit], list[BadItem]]:
     """All samples of a source, in its order, and what could not be read.
 
     What a sample's key depends on is in the bytes of its file, not in its name or age: files may
     move, and equal files are encoded once.
-
-    Args:
-        bad: names of entries to leave out.
     """
     buckets = {n: bucket for bucket, numbers in assignment.members.items() for n in numbers}
-    numbers = [n for n in sorted(buckets) if source.entries[n].name not in bad]
+    numbers = sorted(buckets)
     units: list[Unit] = []
     refused: list[BadItem] = []
     with ThreadPoolExecutor(_READERS) as pool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from statefilm.data.files import BucketPlan
 from statefilm.data.latents import LatentCache, LatentSamples
-from statefilm.training.sources import Samples, Size, words_in
+from statefilm.training.sources import Samples, Size, digest_of, words_in
 
 __all__ = ["OwnLatents"]
 
@@ -20,16 +20,13 @@ class OwnLatents:
         seed: of the order, and of what is drawn from the VAE's code.
         cache: see `open_latents_for`.
         batch_size: of the stream.
-        drop_last: leave out the batches of an epoch that are not full.
     """
 
     in_epochs = True
     class_names: tuple[str, ...] | None = None
 
-    def __init__(
-        self, seed: int, cache: LatentCache, batch_size: int, *, drop_last: bool = False
-    ) -> None:
-        plan = BucketPlan(cache.assignment, batch_size, seed, drop_last=drop_last)
+    def __init__(self, seed: int, cache: LatentCache, batch_size: int) -> None:
+        plan = BucketPlan(cache.assignment, batch_size, seed)
         self.cache: LatentCache | None = cache
         self.reader = LatentSamples(cache, plan)
         self.fps = cache.fps
@@ -38,6 +35,7 @@ class OwnLatents:
         self.sizes: tuple[Size, ...] = tuple((b.num_frames, *b.size) for b in commonest)
         self.captions: Sequence[str] = [text for row in cache.rows for text in row.captions]
         self.num_classes: int | None = 1 + max(row.label for row in cache.rows) or None
+        self.fingerprint = digest_of((row.key, row.captions, row.label) for row in cache.rows)
 
     @property
     def words(self) -> Sequence[str]:

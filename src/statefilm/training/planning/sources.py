@@ -88,6 +88,7 @@ class _PromisedFiles:
     captions: Sequence[str] = ()
     words: Sequence[str] = ()
     cache: LatentCache | None = None
+    fingerprint = ""
 
     def __init__(self, config: FileSource) -> None:
         buckets, self.fps = buckets_of(config), config.fps

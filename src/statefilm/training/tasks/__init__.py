@@ -24,23 +24,25 @@ def build_task(
     recipe: Recipe,
     device: torch.device,
     ranks: Ranks,
-    quarantine: Path | None = None,
+    folder: Path | None = None,
     sources: Sequence[Source] | None = None,
     vae: ModelMixin | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> Task:
     """The task that a recipe's kind names, with its weights.
 
     Args:
-        quarantine: the file that remembers bad items of a user's data; None is no file.
+        folder: of the run, which remembers bad items of a user's data; None remembers none.
         sources: of the recipe's `streams`, where they are open already.
         vae: of a denoiser's recipe, where it is loaded already.
+        vocabulary: of a run that goes on; see `Task.vocabulary`.
     """
     if sources is None:
-        sources = open_sources(recipe, quarantine)
+        sources = open_sources(recipe, folder)
     if isinstance(recipe, VAERecipe):
         return VAETask(recipe, device, ranks, sources)
     if isinstance(recipe, UNetRecipe):
-        return UNetTask(recipe, device, ranks, sources)
+        return UNetTask(recipe, device, ranks, sources, vocabulary)
     if isinstance(recipe, DenoiserRecipe):
-        return DenoiserTask(recipe, device, ranks, sources, vae)
+        return DenoiserTask(recipe, device, ranks, sources, vae, vocabulary)
     raise UsageError(f"no task for recipes of kind {recipe.kind!r}")

@@ -47,13 +47,14 @@ class DenoiserTask(DiffusionTask):
         ranks: Ranks,
         sources: Sequence[Source],
         vae: ModelMixin | None = None,
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, self.device = recipe, device
         self.transformer = build_transformer(recipe.model).to(device)
         self.denoiser = self.transformer
         trained, text_dim = sources[: len(recipe.data)], self.transformer.config.text_dim
-        self.text = TextStates(recipe.text, trained, text_dim, device)
+        self.text = TextStates(recipe.text, trained, text_dim, device, vocabulary)
         self.vae = vae
         if vae is None and recipe.vae is not None:
             self.vae = load_vae(vae_folder(recipe.vae))

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 # Distinct mixers, lengths and widths are distinct graphs of the one block class.
 COMPILED_GRAPHS = 64
+MANY_UNKNOWN = 0.05  # of the words in captions
 
 
 class DiffusionTask(Task):
@@ -61,6 +62,10 @@ class DiffusionTask(Task):
     vae: ModelMixin | None = None
     objective: Objective
     pipeline: HTHPipeline | VideoDiffusionPipeline
+
+    @property
+    def vocabulary(self) -> Sequence[str] | None:  # type: ignore[override]
+        return None if self.text is None else self.text.vocabulary
 
     def loss(self, batch: Batch) -> Tensor:
         prediction, target = self._predict(batch)
@@ -162,16 +167,25 @@ class TextStates:
         sources: of the streams; a fresh tokenizer knows the words of their captions.
         width: of the states that the denoiser reads.
         device: of the encoder.
+        vocabulary: what a fresh tokenizer knows in place of the sources' words.
 
     Raises:
         UsageError: the encoder's states have another width, or its folder is not usable.
     """
 
     def __init__(
-        self, source: TextSource, sources: Sequence[Source], width: int, device: torch.device
+        self,
+        source: TextSource,
+        sources: Sequence[Source],
+        width: int,
+        device: torch.device,
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         self.source, self.device, self._padding = source, device, 0
-        self.tokenizer, encoder = _build_text(source, sources)
+        self.vocabulary = None
+        if source.init_from is None:
+            self.vocabulary = vocabulary or _common_words(sources, source.vocabulary_size)
+        self.tokenizer, encoder = _build_text(source, self.vocabulary or ())
         if width != encoder.config.d_model:
             states = encoder.config.d_model
             raise UsageError(f"the model reads text of width {width}, the encoder has {states}")
@@ -197,13 +211,22 @@ class TextStates:
             )
 
     def _report(self, sources: Sequence[Source]) -> None:
-        """Say how many captions of the data are cut, and where there are none."""
+        """Say how many captions of the data are cut or unknown, and where there are none."""
         length = self.source.max_length
         for number, source in enumerate(sources):
             if not source.in_epochs:
                 continue
-            ids = (self.tokenizer(text, verbose=False)["input_ids"] for text in source.captions)
-            cut = sum(len(one) > length for one in ids)
+            tokens = missed = cut = 0
+            for text in source.captions:
+                ids = self.tokenizer(text, verbose=False)["input_ids"]
+                tokens += len(ids)
+                missed += ids.count(self.tokenizer.unk_token_id)
+                cut += len(ids) > length
+            if missed > MANY_UNKNOWN * tokens:
+                logger.warning(
+                    "data.%d: %.0f%% of the words in captions are unknown to the text encoder",
+                    *(number, 100 * missed / tokens),
+                )
             if cut:
                 logger.warning(
                     "data.%d: %d of %d captions are longer than text.max_length %d and are cut",
@@ -231,7 +254,7 @@ def load_part(folder: str, name: str) -> Any:
 
 
 def _build_text(
-    source: TextSource, sources: Sequence[Source]
+    source: TextSource, vocabulary: Sequence[str]
 ) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     if source.init_from is not None:
         folder = resolve_model(source.init_from)
@@ -240,10 +263,12 @@ def _build_text(
         tokenizer, encoder = (load_part(source.init_from, n) for n in ("tokenizer", "text_encoder"))
         return tokenizer, encoder
     assert source.preset is not None
-    # Of several sources the most frequent words of each.
-    ranks = zip_longest(*(one.words for one in sources), fillvalue="")
-    words = list(dict.fromkeys(word for rank in ranks for word in rank if word))
-    known = words[: source.vocabulary_size]
-    tokenizer = build_word_tokenizer(known, max_length=source.max_length)
+    tokenizer = build_word_tokenizer(vocabulary, max_length=source.max_length)
     overrides = {"vocab_size": len(tokenizer), **source.overrides}
     return tokenizer, build_text_encoder(source.preset, **overrides)
+
+
+def _common_words(sources: Sequence[Source], count: int) -> list[str]:
+    """Of several sources the most frequent words of each."""
+    ranks = zip_longest(*(one.words for one in sources), fillvalue="")
+    return list(dict.fromkeys(word for rank in ranks for word in rank if word))[:count]

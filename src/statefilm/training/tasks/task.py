@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,12 +23,15 @@ class Task(ABC):
         batches: the data of every step.
         held_out: those of the recipe's `validation`, where it has one.
         output: name of the saved model's folder inside the run folder.
+        vocabulary: the words that a fresh tokenizer knows, in the order of its ids: those of the
+            data at the start of a run, whatever becomes of the data. None where there is none.
     """
 
     modules: nn.ModuleDict
     batches: Batches
     held_out: Batches | None
     output: str
+    vocabulary: Sequence[str] | None = None
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:

@@ -37,6 +37,7 @@ class UNetTask(DiffusionTask):
         device: torch.device,
         ranks: Ranks,
         sources: Sequence[Source],
+        vocabulary: Sequence[str] | None = None,
     ) -> None:
         torch.manual_seed(seed_of(recipe.seed, "weights"))
         self.recipe, self.device = recipe, device
@@ -47,7 +48,8 @@ class UNetTask(DiffusionTask):
         self.modules = nn.ModuleDict({"unet": self.unet})
         self.text = None
         if recipe.text is not None:
-            self.text = TextStates(recipe.text, trained, self.unet.config.text_dim, device)
+            text_dim = self.unet.config.text_dim
+            self.text = TextStates(recipe.text, trained, text_dim, device, vocabulary)
             if recipe.text.train:
                 self.modules["text_encoder"] = self.text.encoder
         if recipe.gradient_checkpointing:
