@@ -47,5 +47,5 @@ def test_interval_of_a_mean():
     # Four independent parts halve the distance.
     assert 0.5 - low == pytest.approx((0.5 - part[1]) / 2)
     assert high - 0.5 == pytest.approx((part[2] - 0.5) / 2)
-    with pytest.raises(ValueError, match="no proportions"):
+    with pytest.raises(ValueError, match="no figures"):
         mean_interval([])

@@ -1,9 +1,12 @@
 """Differences of arms: their values, their intervals, and when they may be claimed."""
 
+import random
+from dataclasses import replace
+
 import pytest
 
-from statefilm.evaluation.world.results import proportion
-from statefilm.experiments.comparison import compare, compare_losses
+from statefilm.evaluation.world.results import Metric, proportion
+from statefilm.experiments.comparison import compare, compare_losses, pooled
 from statefilm.experiments.runner import Outcome
 
 
@@ -22,14 +25,15 @@ def outcome(arm, seed, right, losses, total=100):
 
 
 def test_a_clear_difference_is_found():
-    arm = [outcome("a", 0, 80, [1.0, 2.0, 3.0]), outcome("a", 1, 90, [1.0, 2.0, 3.0])]
-    base = [outcome("b", 0, 40, [2.0, 3.1, 4.0]), outcome("b", 1, 30, [2.0, 3.1, 4.0])]
-    difference = compare(arm, base, "mean.strict")
-    assert difference.value == pytest.approx(0.5)
-    assert difference.by_seed == pytest.approx((0.4, 0.6))
-    assert 0.3 < difference.low < 0.5 < difference.high < 0.6
+    arm = [outcome("a", 0, 80, [1.0, 2.0, 3.0]), outcome("a", 1, 79, [1.1, 2.0, 3.0])]
+    base = [outcome("b", 0, 40, [2.0, 3.1, 4.0]), outcome("b", 1, 40, [2.1, 3.1, 4.0])]
+    arms = {"a": arm, "b": base}
+    difference = compare(arms, "a", "b", "mean.strict")
+    assert difference.value == pytest.approx(0.395)
+    assert difference.by_seed == pytest.approx((0.4, 0.39))
+    assert 0.25 < difference.low < 0.39 < difference.high < 0.51
     assert difference.found
-    lower = compare_losses(arm, base)
+    lower = compare_losses(arms, "a", "b")
     assert lower.value == pytest.approx(-3.1 / 3)
     assert lower.found and lower.low < lower.value < lower.high < 0
 
@@ -43,15 +47,54 @@ def test_a_clear_difference_is_found():
     ],
 )
 def test_what_is_not_found(arm, base):
-    arms = [
-        [outcome(name, seed, right, [1.0, 2.0]) for seed, right in rows]
+    arms = {
+        name: [outcome(name, seed, right, [1.0, 2.0]) for seed, right in rows]
         for name, rows in (("a", arm), ("b", base))
-    ]
-    assert not compare(*arms, "mean.strict").found
+    }
+    assert not compare(arms, "a", "b", "mean.strict").found
 
 
 def test_only_seeds_that_both_have_are_paired():
     arm = [outcome("a", 1, 80, [1.0, 5.0]), outcome("a", 2, 80, [1.0, 5.0])]
     base = [outcome("b", 0, 70, [9.0, 9.0]), outcome("b", 1, 70, [2.0, 5.5])]
-    assert compare(arm, base, "mean.strict").by_seed == pytest.approx((0.1,))
-    assert compare_losses(arm, base).by_seed == pytest.approx((-0.75,))
+    arms = {"a": arm, "b": base}
+    assert compare(arms, "a", "b", "mean.strict").by_seed == pytest.approx((0.1,))
+    assert compare_losses(arms, "a", "b").by_seed == pytest.approx((-0.75,))
+
+
+def test_the_luck_of_training_is_in_the_interval():
+    """Arms that are equal but for luck: 5 % of the differences may be found, and no more."""
+    draw = random.Random(0)
+    found = 0
+    for _ in range(400):
+        arms = {
+            name: [outcome(name, seed, 50, [1 + draw.gauss(0, 0.1)] * 8) for seed in (0, 1)]
+            for name in "abcdefg"
+        }
+        found += compare_losses(arms, "b", "a").found
+    assert 8 <= found <= 34
+
+
+def test_figures_may_be_beyond_1():
+    def far(name, value):
+        metric = Metric(value, value - 0.15, value + 0.15, 32, 0.1)
+        one = outcome(name, 0, 50, [1.0])
+        return [replace(one, seed=seed, metrics={"fvd": metric}) for seed in (0, 1)]
+
+    difference = compare({"a": far("a", 2.0), "b": far("b", 2.5)}, "a", "b", "fvd")
+    ends = difference.low, difference.high
+    assert ends == pytest.approx((-0.65, -0.35)) and difference.found
+
+
+def test_what_nobody_could_judge_is_no_figure():
+    none = Metric(0.0, 0.0, 1.0, 0, 0.0)
+    blind = [replace(outcome("a", seed, 0, [1.0]), metrics={"walls": none}) for seed in (0, 1)]
+    clear = [
+        replace(outcome("b", seed, 0, [1.0]), metrics={"walls": proportion([True] * 4, 0.0)})
+        for seed in (0, 1)
+    ]
+    assert pooled(blind, "walls") is None
+    assert compare({"a": blind, "b": clear}, "a", "b", "walls") is None
+    half = [blind[0], replace(clear[1], arm="a")]
+    assert pooled(half, "walls").value == 1
+    assert compare({"a": half, "b": clear}, "a", "b", "walls").by_seed == (0.0,)

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from statefilm.errors import UsageError
+from statefilm.pipelines import ddpm_scheduler
 from statefilm.pipelines.sampling import (
     SAMPLERS,
     default_sampler,
@@ -91,6 +92,47 @@ def test_noise_samplers_follow_the_ode(sampler, prediction):
     noise = torch.linspace(-2, 2, 9)[None, None]
     made = integrate(noise_schedule(prediction), sampler, 100, noise)
     torch.testing.assert_close(made, SPREAD * noise, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [100, 129, 150, 256])
+def test_ddim_goes_from_each_timestep_to_the_next(steps):
+    base = DDPMScheduler.from_config(ddpm_scheduler(256).config, prediction_type="sample")
+    noise = torch.linspace(-2, 2, 9)[None, None]
+    made = integrate(base, "ddim", steps, noise)
+    torch.testing.assert_close(made, SPREAD * noise, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddpm", 256), ("ddim", 32), ("dpm++", 20), ("unipc", 20)]
+)
+def test_a_small_error_of_the_noise_does_not_become_a_large_one_of_the_sample(sampler, steps):
+    """The data are -1 and 1; at the first of the paper's levels hardly anything of them is left."""
+    base = ddpm_scheduler(256)
+    scheduler = make_scheduler(base, sampler, steps)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 1, 20_000, generator=generator)
+    options = {"generator": generator} if sampler == "ddpm" else {}
+    for timestep in scheduler.timesteps:
+        alpha = base.alphas_cumprod[int(timestep)].sqrt()
+        sigma = (1 - alpha**2).sqrt()
+        clean = torch.tanh(alpha * x / sigma**2)
+        x = scheduler.step((x - alpha * clean) / sigma + 0.003, timestep, x, **options)[0]
+    assert (x > 0).float().mean().item() == pytest.approx(0.5, abs=0.06)
+    assert (x.abs() - 1).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "unipc"])
+def test_more_steps_than_in_training_are_refused(sampler):
+    with pytest.raises(UsageError, match="num_inference_steps 257 is more than the 256 that"):
+        make_scheduler(ddpm_scheduler(256), sampler, 257)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "unipc"])
+def test_schedulers_of_diffusers_are_put_right(sampler):
+    made = make_scheduler(ddpm_scheduler(256), sampler, 10)
+    theirs = type(made).__mro__[1 if sampler == "ddim" else 2]
+    assert theirs.__module__.startswith("diffusers.")
+    assert default_sampler(theirs.from_config(ddpm_scheduler(256).config)) == sampler
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -82,21 +82,18 @@ def body(
 
 def finding(study: Study, arms: Arms) -> str:
     """What the study found, in plain words; a difference is claimed only where it was `found`."""
-    base = arms[study.baseline]
-    seeds = len(base)
+    base = study.baseline
+    seeds = len(arms[base])
     parts = []
-    others = {arm: own for arm, own in arms.items() if arm != study.baseline}
+    others = [arm for arm in arms if arm != base]
     for name, differences in (
-        (
-            f"in {study.headline}",
-            {a: compare(own, base, study.headline) for a, own in others.items()},
-        ),
-        ("in the loss", {a: compare_losses(own, base) for a, own in others.items()}),
+        (f"in {study.headline}", [compare(arms, arm, base, study.headline) for arm in others]),
+        ("in the loss", [compare_losses(arms, arm, base) for arm in others]),
     ):
         claims = [
             f"{arm} {_signed(difference)}"
-            for arm, difference in differences.items()
-            if (difference.found if seeds > 1 else difference.apart)
+            for arm, difference in zip(others, differences, strict=True)
+            if difference and (difference.found if seeds > 1 else difference.apart)
         ]
         parts.append(f"{name} {', '.join(claims)}" if claims else f"{name} no difference was found")
     luck = "" if seeds > 1 else " Intervals of one seed do not hold its luck."
@@ -120,16 +117,16 @@ def how(study: Study, arms: Arms) -> str:
     return (
         f"seeds {', '.join(map(str, seeds))}: `{study.recipe}`, {baseline.steps} steps of the "
         f"baseline{stage}. {alike} A difference is "
-        "claimed where its 95 % interval leaves zero out and all of at least two seeds agree in "
-        f"its sign. The page was made with "
+        "claimed where its 95 % interval leaves zero out. With two seeds or more that interval "
+        "holds the luck of training beside that of the samples. The page was made with "
         f"{machine.line(machine.describe(torch.device('cpu')))}."
     )
 
 
 def _cost_table(study: Study, arms: Arms) -> str:
-    base = arms[study.baseline]
     rows: list[Row] = []
     for arm, own in arms.items():
+        gap = compare_losses(arms, arm, study.baseline)
         rows.append(
             {
                 "arm": arm,
@@ -138,7 +135,7 @@ def _cost_table(study: Study, arms: Arms) -> str:
                 "TFLOPs forward": f"{own[0].flops / 1e12:.3g}",
                 "minutes a seed": ", ".join(f"{one.seconds / 60:.1f}" for one in own),
                 "loss": f"{mean_loss(own):.4f}",
-                "difference": _against(arm, study, compare_losses(own, base), 4),
+                "difference": _against(arm, study, gap, 4),
             }
         )
     levels = ", ".join(f"{level:g}" for level in LEVELS)
@@ -151,14 +148,19 @@ def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) ->
     names = dict.fromkeys((study.headline, *filter(_is_shown, base[0].metrics)))
     rows: list[Row] = []
     for name in names:
-        row: Row = {"figure": name, "floor": f"{pooled(base, name).floor:.3f}"}
+        first = pooled(base, name)
+        row: Row = {"figure": name, "floor": "-" if first is None else f"{first.floor:.3f}"}
         if real is not None:
             row["real"] = f"{real[name]:.3f}" if name in real else "-"
         for arm, own in arms.items():
-            difference = _against(arm, study, compare(own, base, name), 3)
-            row[arm] = f"{pooled(own, name).value:.3f} ({difference})".replace(" (-)", "")
+            value = pooled(own, name)
+            gap = _against(arm, study, compare(arms, arm, study.baseline, name), 3)
+            row[arm] = "-" if value is None else f"{value.value:.3f} ({gap})".replace(" (-)", "")
         rows.append(row)
-    note = "In brackets the difference to the baseline with its 95 % interval; * where it is found."
+    note = (
+        "In brackets the difference to the baseline with its 95 % interval; * where it is found; "
+        "- where nothing could be judged."
+    )
     return f"{_table(rows)}\n\n{note}"
 
 
@@ -182,6 +184,8 @@ def _plot(study: Study, arms: Arms, path: Path) -> bool:
     axis = figure.subplots()
     for place, own in enumerate(arms.values()):
         value = pooled(own, study.headline)
+        if value is None:
+            continue
         axis.plot([value.low, value.high], [place, place], color="C0", linewidth=3, alpha=0.5)
         axis.plot([value.value], [place], "|", color="C0", markersize=14)
         seeds = [one.metrics[study.headline].value for one in own]
@@ -199,8 +203,8 @@ def _is_shown(metric: str) -> bool:
     return not {"seen", "heldout", "parity"} & set(metric.split("@")[0].split("."))
 
 
-def _against(arm: str, study: Study, difference: Difference, digits: int) -> str:
-    return "-" if arm == study.baseline else _signed(difference, digits)
+def _against(arm: str, study: Study, difference: Difference | None, digits: int) -> str:
+    return "-" if arm == study.baseline or difference is None else _signed(difference, digits)
 
 
 def _signed(difference: Difference, digits: int = 3) -> str:

@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from statefilm.errors import UsageError, suggest
+from statefilm.pipelines.schedulers import DDIM, DPMSolver, UniPC
 
 __all__ = [
     "SAMPLERS",
@@ -44,9 +38,9 @@ class Sampler(NamedTuple):
 
 SAMPLERS: dict[str, Sampler] = {
     "flow_euler": Sampler(FlowMatchEulerDiscreteScheduler, (FLOW,)),
-    "dpm++": Sampler(DPMSolverMultistepScheduler, (FLOW, *NOISE_MODELS)),
-    "unipc": Sampler(UniPCMultistepScheduler, (FLOW, *NOISE_MODELS)),
-    "ddim": Sampler(DDIMScheduler, NOISE_MODELS),
+    "dpm++": Sampler(DPMSolver, (FLOW, *NOISE_MODELS)),
+    "unipc": Sampler(UniPC, (FLOW, *NOISE_MODELS)),
+    "ddim": Sampler(DDIM, NOISE_MODELS),
     "ddpm": Sampler(DDPMScheduler, NOISE_MODELS),
 }
 
@@ -61,7 +55,7 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
 def default_sampler(scheduler: SchedulerMixin) -> str:
     """The name of a pipeline's own scheduler in `SAMPLERS`."""
     for name, sampler in SAMPLERS.items():
-        if isinstance(scheduler, sampler.scheduler):
+        if _is_of(scheduler, sampler.scheduler):
             return name
     raise UsageError(f"no sampler for scheduler {type(scheduler).__name__}")
 
@@ -87,8 +81,8 @@ def make_scheduler(
             is that of `base`.
 
     Raises:
-        UsageError: unknown sampler, one that cannot integrate what the model predicts, or a shift
-            that is not positive or not for this model.
+        UsageError: unknown sampler, one that cannot integrate what the model predicts, more steps
+            than it was trained with, or a shift that is not positive or not for this model.
     """
     if sampler is None:
         sampler = default_sampler(base)
@@ -101,6 +95,12 @@ def make_scheduler(
         raise UsageError(
             f"sampler {sampler!r} does not fit a model with {kind}: choose from {', '.join(valid)}"
         )
+    trained = base.config.num_train_timesteps
+    if kind != FLOW and num_steps > trained:
+        raise UsageError(
+            f"num_inference_steps {num_steps} is more than the {trained} that the model was "
+            "trained with"
+        )
     if shift is None:
         shift = own_shift(base)
     elif kind != FLOW:
@@ -108,11 +108,10 @@ def make_scheduler(
     elif not 0 < shift < math.inf:
         raise UsageError(f"shift {shift:g} is not a finite number above 0")
     fields = {} if shift is None else _flow_fields(sampler, shift)
-    if kind != FLOW or isinstance(base, scheduler_class):
+    if kind != FLOW or _is_of(base, scheduler_class):
         scheduler = scheduler_class.from_config(base.config, **fields)
     else:
-        steps = base.config.num_train_timesteps
-        scheduler = scheduler_class(num_train_timesteps=steps, **fields)
+        scheduler = scheduler_class(num_train_timesteps=trained, **fields)
     if sampler == "flow_euler":
         # Explicit, because the default spends its last step between sigma 0.001 and 0.
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps))
@@ -177,6 +176,11 @@ def draw_noise(
         for one in generators
     ]
     return torch.stack([sample.cpu() for sample in samples])
+
+
+def _is_of(scheduler: SchedulerMixin, kind: type[SchedulerMixin]) -> bool:
+    """Whether a scheduler is of a kind, or of the class of diffusers that the kind puts right."""
+    return isinstance(scheduler, kind) or issubclass(kind, type(scheduler))
 
 
 def _flow_fields(sampler: str, shift: float) -> dict[str, Any]:

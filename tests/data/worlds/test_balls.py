@@ -61,6 +61,13 @@ def test_time_runs_back_along_the_same_way(key, time):
     assert torch.allclose(torch.tensor(balls.places), start, atol=1e-6)
 
 
+def test_balls_that_overlap_do_not_push_each_other_for_ever():
+    row = [(0.17, 0.5), (0.5, 0.5), (0.83, 0.5)]
+    balls = Billiard(row, [(0.02, 0.0), (0.0, 0.0), (-0.02, 0.0)], [0.175] * 3)
+    balls.advance(1)
+    assert all(math.isfinite(x) for place in balls.places for x in place)
+
+
 def test_a_head_on_collision_by_hand():
     # Masses 4 to 1: the heavy ball keeps 3/5 of its velocity, the light one leaves with 8/5.
     balls = Billiard([(0.3, 0.5), (0.65, 0.5)], [(0.02, 0.0), (0.0, 0.0)], (0.1, 0.05))

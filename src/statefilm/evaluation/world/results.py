@@ -19,11 +19,11 @@ _BORDER = 2  # pixels between the pictures of a grid
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure in [0, 1].
+    """One figure, in [0, 1] unless its name says otherwise.
 
     Attributes:
         low, high: its 95 % interval.
-        n: how many images or clips it rests on.
+        n: how many images or clips it rests on; 0 where none could be judged.
         floor: its value for the same images under shuffled prompts.
     """
 

@@ -30,14 +30,16 @@ def wilson_interval(successes: float, trials: int, z: float = Z_95) -> tuple[flo
 
 
 def mean_interval(parts: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """The interval for the mean of independent proportions, each (value, low, high).
+    """The interval for the mean of independent figures, each (value, low, high).
 
     The distances of the parts' own ends add in squares, as variances do.
     Source: G. Y. Zou and A. Donner, Statistics in Medicine 27 (2008), the MOVER, equation 2.
     """
     if not parts:
-        raise ValueError("no proportions to average: at least one is needed")
+        raise ValueError("no figures to average: at least one is needed")
     mean = math.fsum(value for value, _, _ in parts) / len(parts)
     below = math.hypot(*(value - low for value, low, _ in parts)) / len(parts)
     above = math.hypot(*(high - value for value, _, high in parts)) / len(parts)
-    return max(0.0, mean - below), min(1.0, mean + above)
+    # Neither is beyond the farthest end of a part but by rounding.
+    low, high = min(low for _, low, _ in parts), max(high for _, _, high in parts)
+    return max(low, mean - below), min(high, mean + above)

@@ -67,7 +67,7 @@ def found(study: Study, arms: Arms) -> str:
     for both, one in WAYS:
         if both not in arms or one not in arms:
             continue
-        gap = compare_losses(arms[both], arms[one])
+        gap = compare_losses(arms, both, one)
         claimed = gap.found if len(gap.by_seed) > 1 else gap.apart
         verdict = "better" if gap.value < 0 else "worse"
         claim = f"{both} is {verdict} than" if claimed else f"{both} is no different from"

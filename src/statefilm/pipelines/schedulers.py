@@ -1,0 +1,70 @@
+"""Schedulers of diffusers, put right where they miss what this package's models were trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+__all__ = ["DDIM", "DPMSolver", "UniPC", "clip"]
+
+
+def clip(scheduler: Any, clean: torch.Tensor) -> torch.Tensor:
+    """Foreseen clean samples within the range of the data, where the schedule's config says so."""
+    if not scheduler.config.get("clip_sample"):
+        return clean
+    most = scheduler.config.get("clip_sample_range", 1.0)
+    return clean.clamp(-most, most)
+
+
+class DDIM(DDIMScheduler):
+    """DDIM without noise (arXiv 2010.02502, equation 12), from each timestep to the next one.
+
+    That of diffusers goes down by a fixed number of levels instead, and so misses the levels that
+    the model is told of wherever the number of steps does not divide that of training.
+    """
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+    ) -> DDIMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        place = int((self.timesteps == timestep).nonzero()[0])
+        after = self.timesteps[place + 1 : place + 2].tolist()
+        level = self.alphas_cumprod[int(timestep)].to(sample)
+        lower = (self.alphas_cumprod[after[0]] if after else self.final_alpha_cumprod).to(sample)
+        signal, noise = level.sqrt(), (1 - level).sqrt()
+        kind = self.config.prediction_type
+        if kind == "epsilon":
+            clean = (sample - noise * model_output) / signal
+        else:
+            clean = model_output if kind == "sample" else signal * sample - noise * model_output
+        clean = clip(self, clean)
+        towards = (sample - signal * clean) / noise
+        made = lower.sqrt() * clean + (1 - lower).sqrt() * towards
+        if not return_dict:
+            return made, clean
+        return DDIMSchedulerOutput(prev_sample=made, pred_original_sample=clean)
+
+
+class _Clipped:
+    """Clips what a solver of the clean sample foresees, as DDPM and DDIM do.
+
+    Where a schedule ends in hardly any signal, an error of the predicted noise is thousands of
+    times as large in the clean sample.
+    """
+
+    def convert_model_output(self, *args: Any, **options: Any) -> torch.Tensor:
+        return clip(self, super().convert_model_output(*args, **options))  # type: ignore[misc]
+
+
+class DPMSolver(_Clipped, DPMSolverMultistepScheduler):
+    """DPM-Solver++ (arXiv 2211.01095)."""
+
+
+class UniPC(_Clipped, UniPCMultistepScheduler):
+    """UniPC (arXiv 2302.04867)."""
