@@ -1,11 +1,14 @@
-"""`statefilm eval vae`: a table, results, and folders that hold no VAE."""
+"""`statefilm eval vae` and `eval clips`: tables, results, and models that do not fit."""
 
 import json
 
 import pytest
 import torch
 
+from statefilm import TemporalSSMUNet, VideoDiffusionPipeline
+from statefilm.data.worlds import WORLDS
 from statefilm.models.vae import build_vae
+from statefilm.pipelines import ddpm_scheduler
 
 
 @pytest.fixture
@@ -37,3 +40,45 @@ def test_eval_vae_names_what_does_not_fit(cli, run_folder, tmp_path):
     ):
         outcome = cli("eval", "vae", *args)
         assert outcome.code == 2 and says in outcome.err
+
+
+@pytest.fixture
+def balls(tmp_path):
+    """A video U-Net of the classes of balls that has learnt nothing."""
+    torch.manual_seed(0)
+    names = WORLDS["balls"].class_names
+    model = TemporalSSMUNet(
+        dim=8, multipliers=(1, 2), groups=4, spatial_heads=2, patch_size=4, num_classes=len(names)
+    )
+    sizes = {"default_height": 32, "default_width": 32, "default_num_frames": 3}
+    pipe = VideoDiffusionPipeline(model, ddpm_scheduler(2), class_names=names, **sizes)
+    pipe.save_pretrained(tmp_path / "balls")
+    return tmp_path / "balls"
+
+
+def test_eval_clips_prints_a_table_and_writes_results(cli, balls, tmp_path):
+    args = ("eval", "clips", "-m", balls, "--clips", 16, "--steps", 2, "--output", "scores")
+    outcome = cli(*args)
+    assert outcome.code == 0, outcome.err
+    for name in ("fvd_rand128", "class", "colors"):
+        assert name in outcome.out
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert results["metrics"]["class"]["n"] == 16 and results["oracle"]["class"] == 1
+    assert results["details"]["run"]["world"] == "balls"
+    assert cli(*args).code == 2  # results are not overwritten
+    maze = json.loads(cli(*args[:-2], "--world", "maze", "--json").out)
+    assert "class" not in maze["metrics"] and "walls" in maze["metrics"]
+
+
+def test_eval_clips_names_what_does_not_fit(cli, balls, unet, model):
+    for args, says in (
+        (("-m", unet("none")), "does not say which world it knows"),
+        (("-m", unet("none"), "--world", "bals"), "did you mean 'balls'"),
+        (("-m", unet("none"), "--world", "balls"), "size 8 is outside 32 to 256 pixels"),
+        (("-m", unet("text")), "reads text"),
+        (("-m", model), "a VideoDiffusionPipeline is needed here"),
+        (("-m", balls, "--clips", 2), "--clips"),
+        (("-m", balls, "--steps", 3), "num_inference_steps 3 is more than the 2"),
+    ):
+        outcome = cli("eval", "clips", *args)
+        assert outcome.code == 2 and says in outcome.err, outcome.err

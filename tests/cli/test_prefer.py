@@ -67,7 +67,7 @@ def test_two_models_draw_the_prompts(cli, model, tmp_path):
     args = ("experiment", "prefer", model, "other", "--prompts-file", "prompts.txt", "-o", "out")
     outcome = cli(*args, "--report", "--seed", 3)
     assert outcome.code == 0, outcome.err
-    drawn = sorted(path.name for path in (tmp_path / "out" / "other").iterdir())
+    drawn = sorted(path.name for path in (tmp_path / "out" / "b-other").iterdir())
     assert drawn == ["0000_a-red-circle_3.png", "0001_a-blue-square_4.png"]
     assert outcome.out.startswith("A = ") and "0 pairs" in outcome.out
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from statefilm.cli.memory import CLIP_COPIES, available_memory
+
 PROMPT = "a red circle moves left"
 
 
@@ -160,7 +162,9 @@ def test_unknown_words_are_warned_of(cli, unet):
 
 
 def test_out_of_memory_says_which_window_would_fit(cli, unet):
-    size = ("--size", "1024x1024", "--num-frames", 2_000_000)
+    # As many as fit one by one and not all at once: a fourth of what is free holds the clip.
+    frames = available_memory() // (4 * CLIP_COPIES * 4 * 3 * 1024**2)
+    size = ("--size", "1024x1024", "--num-frames", frames)
     outcome = cli("video", "-m", unet("none"), *size, "--dry-run")
     assert outcome.code == 4
     hint = outcome.err.splitlines()[1].split()
@@ -168,3 +172,12 @@ def test_out_of_memory_says_which_window_would_fit(cli, unet):
     window, overlap = int(hint[3]), int(hint[5])
     assert 0 < overlap == window // 2
     assert cli("video", "-m", unet("none"), *size, *hint[2:], "--dry-run").code == 0
+
+
+def test_out_of_memory_says_how_many_frames_would_fit(cli, unet):
+    size = ("-m", unet("none"), "--size", "1024x1024", "--window", 2, "--overlap", 1)
+    outcome = cli("video", *size, "--num-frames", 2_000_000, "--dry-run")
+    assert outcome.code == 4
+    hint = outcome.err.splitlines()[1].split()
+    assert hint[:3] == ["hint:", "try", "--num-frames"]
+    assert cli("video", *size, "--num-frames", hint[3], "--dry-run").code == 0

@@ -185,6 +185,28 @@ def test_the_best_and_worst_samples_are_kept_in_their_order():
     assert best[0].frames.shape == (1, 3, 64, 64)
 
 
+def test_what_is_nearly_right_is_nearly_1_in_every_dimension():
+    """Shuffled prompts ask for as many things: they are no floor of their preservation."""
+
+    def failing(prompts, seeds):
+        frames = oracle(prompts, seeds, num_frames=9)
+        frames[[number for number, seed in enumerate(seeds) if seed % 16 == 5]] = -1
+        return frames
+
+    results = evaluate_t2v(failing, clips=64, tasks=T2V_TASKS)
+    unit = results.details["t2v"]["normalised"]
+    assert results.metrics["instance_preservation"].floor == 0
+    assert {name: round(unit[name], 2) for name in SEMANTICS if not 0.6 < unit[name] < 1} == {}
+
+
+def test_means_of_the_splits_are_over_the_same_tasks(perfect):
+    both = [name for name in T2I_TASKS if f"{name}.strict.heldout" in perfect.metrics]
+    assert set(both) < set(T2I_TASKS)
+    for part in ("seen", "heldout"):
+        count = sum(perfect.metrics[f"{name}.strict.{part}"].n for name in both)
+        assert perfect.metrics[f"mean.strict.{part}"].n == count
+
+
 def test_results_are_written(tmp_path, perfect, clips):
     results = perfect | clips
     path = results.write(tmp_path / "deep" / "eval")

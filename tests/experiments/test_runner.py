@@ -1,5 +1,6 @@
 """A study at toy size: trained, measured and written up, and each arm only once."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -59,10 +60,24 @@ def test_what_is_done_is_not_done_again(toy, done):
     before = [file.stat().st_mtime_ns for file in files]
     assert run_study(toy, folder, [1], arms=["H", "V"]) == [outcomes[1], outcomes[3]]
     assert [file.stat().st_mtime_ns for file in files] == before
-    with pytest.raises(UsageError, match=r"outcome.json comes from another recipe"):
+    with pytest.raises(UsageError, match=r"seed-0 comes from another recipe or other measures"):
         run_study(replace(toy, steps=3), folder, [0], arms=["H"])
+    fewer = replace(toy, measures=replace(toy.measures, loss_samples=2))
+    with pytest.raises(UsageError, match=r"seed-0 comes from another recipe or other measures"):
+        run_study(fewer, folder, [0], arms=["H"])
+    once = run_study(toy, folder, [1], arms=["H", "V", "H"])
+    assert [one.arm for one in once] == ["H", "V"]
     with pytest.raises(UsageError, match="unknown arm 'W': valid are H, V"):
         run_study(toy, folder, [0], arms=["W"])
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with(toy, done, tmp_path):
+    folder, _, _ = done
+    shutil.copytree(folder / "H", tmp_path / "H")
+    (tmp_path / "H" / "seed-0" / "outcome.json").unlink()
+    with pytest.raises(UsageError, match="run holds a run of another recipe: give another folder"):
+        run_study(replace(toy, steps=3), tmp_path, [0], arms=["H"])
+    assert run_study(toy, tmp_path, [0], arms=["H"])[0].steps == 2
 
 
 def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):

@@ -207,6 +207,7 @@ def test_an_unknown_name_suggests_the_nearest():
         ("attention", {"head_dim": 24}, "head_dim 24 does not divide the width 32"),
         ("attention", {"head_dim": 8, "rope": "4d"}, "unknown rope '4d'; valid: None, 2d, 3d"),
         ("attention", {"head_dim": 4, "rope": "3d"}, "head_dim 4 cannot be rotated"),
+        ("hydra", {"state_dim": "8"}, "state_dim '8' of mixer hydra: 64 is valid"),
         ("hydra", {"stat_dim": 8}, "unknown option of mixer hydra 'stat_dim': .* 'state_dim'"),
     ],
 )

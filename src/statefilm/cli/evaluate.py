@@ -62,6 +62,7 @@ def world(
     """Read made images and clips back from their pixels and score them."""
     from tqdm import tqdm
 
+    from statefilm.data.world.sample import legible_shapes
     from statefilm.data.world.tasks import T2I_TASKS, T2V_TASKS
     from statefilm.evaluation.world import (
         Results,
@@ -105,6 +106,7 @@ def world(
         used["video_shift"] = value_or(shift, pipe.default_shift(num_frames))
     details = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings, **used}
     results = Results({}, details={"run": details})
+    shapes = legible_shapes(min(pipe.config.default_height, pipe.config.default_width))
 
     bar = tqdm(unit="sample", disable=not console.progress)
 
@@ -117,6 +119,7 @@ def world(
             generator(pipe, 1, **settings),
             images_per_task=images_per_task,
             tasks=chosen,
+            shapes=shapes,
             seed=seed,
             batch_size=batch_size,
             progress=show,
@@ -127,6 +130,7 @@ def world(
             generator(pipe, num_frames, **settings),
             clips=clips,
             tasks=chosen_clips,
+            shapes=shapes,
             seed=seed,
             batch_size=max(1, batch_size // 4),
             progress=show,
@@ -135,6 +139,98 @@ def world(
     if output is not None:
         console.note(f"written: {results.write(output)}")
         console.note(f"written: {write_page(results, output, f'{model} on the checkable world')}")
+    print(json.dumps(results.as_dict()) if as_json else results.table())
+
+
+@app.command()
+def clips(
+    model: options.Model,
+    world: Annotated[
+        str | None,
+        typer.Option("--world", help="balls, maze or glyphs. [the one whose classes it has]"),
+    ] = None,
+    clips: Annotated[int, typer.Option("--clips", min=16, help="So many.")] = 64,
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", min=1, help="Of each. [the model's]")
+    ] = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    sampler: options.Sampler = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Clip i uses seed + i.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 4,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for results.json.")
+    ] = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Hold the clips of a video U-Net to the laws of the world that it was trained on."""
+    from tqdm import tqdm
+
+    from statefilm.data.worlds import WORLDS
+    from statefilm.evaluation.clips import clip_generator, evaluate_clips
+    from statefilm.evaluation.world import Results
+    from statefilm.pipelines import VideoDiffusionPipeline, load_pipeline, resolve_model
+    from statefilm.pipelines.checkpoint import model_hash
+    from statefilm.pipelines.sampling import default_sampler, make_scheduler
+
+    console = Console(json=as_json, quiet=quiet)
+    if output is not None:
+        _check_output(output / "results.json", force)
+    pipe = load_pipeline(model, dtype, device, kind=VideoDiffusionPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    if pipe.reads_text:
+        raise CommandError(f"{model} reads text: models of classes, or of neither, can be judged")
+    names = tuple(pipe.config.class_names or ())
+    known = {own.class_names: name for name, own in WORLDS.items()}
+    if world is None and names not in known:
+        raise CommandError(
+            f"{model} does not say which world it knows", f"give --world {' or '.join(WORLDS)}"
+        )
+    size, width = pipe.config.default_height, pipe.config.default_width
+    if size != width:
+        raise CommandError(f"{model} makes frames of {width}x{size}: the worlds are square")
+    length = value_or(num_frames, pipe.config.default_num_frames)
+    settings: dict[str, Any] = {
+        "num_inference_steps": value_or(steps, pipe.config.default_steps),
+        "sampler": value_or(sampler, default_sampler(pipe.scheduler)),
+    }
+    make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"])
+    if names:
+        settings["guidance_scale"] = value_or(guidance_scale, pipe.config.default_guidance_scale)
+    with tqdm(unit="clip", disable=not console.progress) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        chosen = known[names] if world is None else world
+        results, _ = evaluate_clips(
+            clip_generator(pipe, length, **settings),
+            chosen,
+            clips=clips,
+            num_frames=length,
+            size=size,
+            by_class=known.get(names) == chosen,
+            seed=seed,
+            batch_size=batch_size,
+            progress=show,
+        )
+    run = {
+        "model": model,
+        "model_hash": model_hash(resolve_model(model)),
+        "world": chosen,
+        "num_frames": length,
+        "seed": seed,
+        **settings,
+    }
+    results |= Results({}, details={"run": run})
+    if output is not None:
+        console.note(f"written: {results.write(output)}")
     print(json.dumps(results.as_dict()) if as_json else results.table())
 
 
@@ -201,7 +297,8 @@ def _vae_table(results: Any) -> str:
 
 def _tasks(given: str | None, valid: Sequence[str]) -> list[str]:
     """The tasks of a flag, all where it was not given."""
-    chosen = list(valid) if given is None else [task for task in given.split(",") if task]
+    named = valid if given is None else [task for task in given.split(",") if task]
+    chosen = list(dict.fromkeys(named))
     for task in chosen:
         if task not in valid:
             raise suggest(task, valid, "task")

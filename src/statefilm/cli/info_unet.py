@@ -72,7 +72,9 @@ def _describe(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _forms(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Temporal mixers and options to set beside each other."""
-    heads = max(1, config["dim"] // 8)  # as many as published: 14 at base 112
+    from statefilm.models.unet import published_heads
+
+    heads = published_heads(config["dim"])
     attention = [("temporal_attention", {}), ("temporal_attention", {"heads": heads})]
     return [
         *attention[heads == 8 :],

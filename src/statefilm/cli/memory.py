@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from statefilm.pipelines import LocalPipeline
 
 
+# Noise, latents, their prediction and what the sampler makes of it, and the frames at the end.
+CLIP_COPIES = 6
+
+
 def available_memory(device: torch.device | None = None) -> int | None:
     """Bytes that a program may still take on a device, by default the CPU; None if unknown."""
     if device is not None and device.type == "cuda":
@@ -33,9 +37,17 @@ def available_memory(device: torch.device | None = None) -> int | None:
 def estimate(pipe: LocalPipeline, settings: Settings, batch: int) -> int:
     """Bytes that denoising a batch takes beside the weights, right within a factor of about 2."""
     forwards = batch if settings.guidance_scale == 1 else 2 * batch
-    return forwards * pipe.activation_bytes(
-        settings.frames_at_once, settings.height, settings.width
-    )
+    at_once = pipe.activation_bytes(settings.frames_at_once, settings.height, settings.width)
+    return forwards * at_once + batch * whole_clip(pipe, settings)
+
+
+def whole_clip(pipe: LocalPipeline, settings: Settings) -> int:
+    """Bytes of what is held of a clip that is seen in windows: copies of all its frames."""
+    if settings.frames_at_once == settings.num_frames:
+        return 0
+    channels = 3
+    pixels = settings.num_frames * settings.height * settings.width
+    return CLIP_COPIES * 4 * channels * pixels
 
 
 def check_memory(pipe: LocalPipeline, settings: Settings, batch: int) -> None:
@@ -62,6 +74,9 @@ def what_fits(pipe: LocalPipeline, settings: Settings, batch: int) -> str:
         if batch > 1:
             batch //= 2
             flags["--batch-size"] = str(batch)
+        elif free is not None and whole_clip(pipe, settings) > free and settings.num_frames > 1:
+            settings = replace(settings, num_frames=settings.num_frames // 2)
+            flags["--num-frames"] = str(settings.num_frames)
         elif pipe.takes_windows and settings.frames_at_once > 1:
             window = settings.frames_at_once // 2
             settings = replace(settings, window=window)

@@ -61,7 +61,7 @@ def prefer(
     if a == b:
         raise CommandError(f"A and B are both {a!r}", "give two folders or two models")
     if prompts_file is not None:
-        folders = output / slug(a, MAX_NAME), output / slug(b, MAX_NAME)
+        folders = output / f"a-{slug(a, MAX_NAME)}", output / f"b-{slug(b, MAX_NAME)}"
         kind = "image" if num_frames == 1 else "video"
         for model, folder in zip((a, b), folders, strict=True):
             console.note(f"{model} draws what is missing in {folder}")

@@ -48,7 +48,7 @@ def resolve_settings(pipe: LocalPipeline, request: Request, samples: Sequence[Sa
         overlap=request.overlap,
         first_frames=first,
     )
-    _check_frame_size(settings)
+    _check_frame_size(pipe, settings)
     make_scheduler(pipe.scheduler, settings.sampler, settings.steps, settings.shift)
     pipe.check_inputs(
         height=settings.height,
@@ -111,14 +111,18 @@ def _check_conditions(pipe: LocalPipeline, request: Request, samples: Sequence[S
         raise CommandError(f"{request.model} reads no text", f"leave prompts out{instead}")
 
 
-def _check_frame_size(settings: Settings) -> None:
+def _check_frame_size(pipe: LocalPipeline, settings: Settings) -> None:
     first = settings.first_frames
     if first is None or first.images[0].size == (settings.width, settings.height):
         return
-    found = "x".join(map(str, first.images[0].size))
+    width, height = first.images[0].size
+    _, height_step, width_step = pipe.size_steps
+    hint = f"--size {width}x{height} makes a clip of their size"
+    if width % width_step or height % height_step:
+        hint = f"widths are multiples of {width_step} and heights of {height_step}: crop the frames"
     raise CommandError(
-        f"{first.path}: frames of {found}, the clip is {settings.width}x{settings.height}",
-        f"--size {found} makes a clip of their size",
+        f"{first.path}: frames of {width}x{height}, the clip is {settings.width}x{settings.height}",
+        hint,
     )
 
 

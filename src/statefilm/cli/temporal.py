@@ -91,6 +91,7 @@ def quality(
 
     Run again, it goes on where it stopped. The last line on stdout is the page.
     """
+    from statefilm.data.worlds import WORLDS
     from statefilm.experiments import run_study, shortened
     from statefilm.experiments.temporal import quality_studies, study_folder, write_quality_page
 
@@ -99,7 +100,9 @@ def quality(
     if minutes is not None and share != 1:
         raise CommandError("--share is of the study's steps: give it, or --minutes")
     lengths, chosen_seeds = numbers("--frames", frames), numbers("--seeds", seeds, first=0)
-    names = words(worlds) or []
+    names = words(worlds)
+    if not names:
+        raise CommandError(f"--worlds {worlds!r}: valid are some of {', '.join(WORLDS)}")
     studies = quality_studies(names, lengths, arms=words(arms), minutes=minutes)
     studies = [study if share == 1 else shortened(study, share) for study in studies]
     folder = output or RUNS / "temporal-quality"

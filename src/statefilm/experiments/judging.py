@@ -7,21 +7,17 @@ from typing import Any
 
 import torch
 
-from statefilm.data.worlds import find_world
-from statefilm.evaluation.clips import fvd_rand128, read_clips, shuffled_frames
-from statefilm.evaluation.world import Metric, Results, evaluate_t2i, evaluate_t2v, generator
+from statefilm.data.world.sample import legible_shapes
+from statefilm.evaluation.clips import clip_generator, evaluate_clips
+from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v, generator
 from statefilm.experiments.study import ClipMeasures, DiffusionRecipe, Measures, Study
 from statefilm.pipelines import HTHPipeline, VideoDiffusionPipeline, load_pipeline
 from statefilm.pipelines.media import make_grid, save_png
 from statefilm.pipelines.sampling import seed_generators
-from statefilm.training.streams import ClipSamples
 
-SHAPES_BELOW_64 = ("circle", "square", "triangle")
 SAMPLE_PROMPTS = ("a red circle", "a green square", "a blue circle and a yellow triangle")
 SAMPLE_CLIPS = ("a red circle moves left", "a green square moves up", "a cyan triangle grows")
-CLIPS_AT_ONCE = 4
 SHOWN = 3  # clips of the picture
-REAL_SEED = 7919  # of the real clips, from the split that no arm is trained on
 
 
 def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: Path) -> Results:
@@ -44,7 +40,7 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
             make,
             images_per_task=measures.images_per_task,
             tasks=measures.tasks,
-            **_shapes(size),
+            shapes=legible_shapes(size),
         )
         if scale != 1:
             metrics = {f"{name}@{scale:g}": value for name, value in found.metrics.items()}
@@ -52,12 +48,10 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
         results |= found
     if measures.clips:
         frames = max(stream.drawn.num_frames for stream in recipe.data)
-        results |= evaluate_t2v(generator(pipe, frames), clips=measures.clips, **_shapes(size))
+        results |= evaluate_t2v(
+            generator(pipe, frames), clips=measures.clips, shapes=legible_shapes(size)
+        )
     return results
-
-
-def _shapes(size: int) -> dict[str, Any]:
-    return {"shapes": SHAPES_BELOW_64} if size < 64 else {}
 
 
 def _save_samples(recipe: DiffusionRecipe, pipe: HTHPipeline, file: Path) -> None:
@@ -71,51 +65,23 @@ def _save_samples(recipe: DiffusionRecipe, pipe: HTHPipeline, file: Path) -> Non
 
 
 def judge_clips(study: Study, recipe: DiffusionRecipe, trained: Path, samples: Path) -> Results:
-    """FVD-rand128 and the readings of generated clips, and a picture of some; see `judge_world`.
-
-    The floor of the FVD is that of real clips; those of the readings are of real clips with their
-    frames in random order. "oracle" holds the readings of real clips as they are.
-    """
+    """FVD-rand128 and the readings of generated clips, and a picture of some; see `judge_world`."""
     measures, section = study.measures, recipe.data[0].clips
     assert isinstance(measures, ClipMeasures) and section is not None
     pipe = load_pipeline(trained, "float32", "cpu", kind=VideoDiffusionPipeline)
     pipe.set_progress_bar_config(disable=True)
-    clips = _generate(pipe, measures)
+    make = clip_generator(
+        pipe, section.num_frames, num_inference_steps=measures.steps, sampler="ddim"
+    )
+    results, clips = evaluate_clips(
+        make,
+        section.world,
+        clips=measures.clips,
+        num_frames=section.num_frames,
+        size=section.size,
+    )
     _save_clips(pipe, clips[:SHOWN], samples)
-    real = real_clips(section, 2 * measures.clips)
-    distance = fvd_rand128(clips, real)
-    found = read_clips(section.world, clips, shuffled_frames(real[: measures.clips]))
-    oracle = read_clips(section.world, real[: measures.clips])
-    metrics = {
-        "fvd_rand128": Metric(
-            distance.value, distance.low, distance.high, distance.n, distance.floor
-        ),
-        **found,
-    }
-    return Results(metrics, {name: metric.value for name, metric in oracle.items()})
-
-
-def real_clips(section: ClipSamples, count: int) -> torch.Tensor:
-    """Clips [count, 3, T, H, W] of a recipe's world that no arm is trained on."""
-    world = find_world(section.world)
-    sizes = {"size": section.size, "num_frames": section.num_frames}
-    return world.sample_batch(REAL_SEED, 0, count, split="test", **sizes).frames
-
-
-def _generate(pipe: VideoDiffusionPipeline, measures: ClipMeasures) -> torch.Tensor:
-    """Clips [N, 3, T, H, W] in [-1, 1], clip i from seed i."""
-    made = []
-    for start in range(0, measures.clips, CLIPS_AT_ONCE):
-        seeds = range(start, min(start + CLIPS_AT_ONCE, measures.clips))
-        output: Any = pipe(
-            num_inference_steps=measures.steps,
-            sampler="ddim",
-            num_videos_per_prompt=len(seeds),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="latent",
-        )
-        made.append(output.frames.float().clamp(-1, 1))
-    return torch.cat(made)
+    return results
 
 
 def _save_clips(pipe: VideoDiffusionPipeline, clips: torch.Tensor, file: Path) -> None:

@@ -93,10 +93,10 @@ def finding(study: Study, arms: Arms) -> str:
         claims = [
             f"{arm} {_signed(difference)}"
             for arm, difference in zip(others, differences, strict=True)
-            if difference and (difference.found if seeds > 1 else difference.apart)
+            if difference and difference.found
         ]
         parts.append(f"{name} {', '.join(claims)}" if claims else f"{name} no difference was found")
-    luck = "" if seeds > 1 else " Intervals of one seed do not hold its luck."
+    luck = "" if seeds > 1 else " It takes two seeds to claim a difference."
     return (
         f"Against {study.baseline}, at this budget and with {seeds} seed{'s' * (seeds != 1)}: "
         f"{'; '.join(parts)}.{luck}"

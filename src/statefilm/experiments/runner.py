@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +16,18 @@ from threading import Thread
 from typing import Any
 
 import torch
+import yaml
 
 from statefilm.errors import UsageError
 from statefilm.evaluation.world import Metric
 from statefilm.experiments.judging import judge_clips, judge_world
-from statefilm.experiments.study import ClipMeasures, DiffusionRecipe, Study, flops_of_step
+from statefilm.experiments.study import (
+    ClipMeasures,
+    DiffusionRecipe,
+    Measures,
+    Study,
+    flops_of_step,
+)
 from statefilm.training import Trainer
 from statefilm.training.batches import Batches
 from statefilm.training.streams import Stream
@@ -74,7 +81,7 @@ def run_study(
     Raises:
         UsageError: an unknown arm, or results in the folder that come from another recipe.
     """
-    chosen = list(study.arms) if arms is None else list(arms)
+    chosen = list(study.arms) if arms is None else list(dict.fromkeys(arms))
     for arm in chosen:
         if arm not in study.arms:
             raise UsageError(f"unknown arm {arm!r}: valid are {', '.join(study.arms)}")
@@ -132,7 +139,9 @@ def train_before(study: Study, seed: int, folder: Path) -> Path:
     """Train the study's first stage, unless it is there; the folder of its run."""
     assert study.before is not None
     run = folder / "before" / f"seed-{seed}"
-    Trainer(study.before.recipe_for(seed), run, quiet=True).fit()
+    recipe = study.before.recipe_for(seed)
+    _check_run(run, recipe)
+    Trainer(recipe, run, quiet=True).fit()
     return run
 
 
@@ -142,8 +151,10 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
     source = None if study.before is None else str(folder / "before" / f"seed-{seed}")
     recipe = study.recipe_of(arm, seed, source)
     file = place / "outcome.json"
+    made_with = {"recipe": recipe.model_dump(mode="json"), "measures": _plain(study.measures)}
     if file.is_file():
-        return _read(file, recipe)
+        return _read(file, made_with)
+    _check_run(place / "run", recipe)
     trainer = Trainer(recipe, place / "run", quiet=True)
     trained = trainer.fit()
     task = trainer.task
@@ -163,7 +174,7 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
         metrics=results.metrics,
         losses=losses,
     )
-    content = {"recipe": recipe.model_dump(mode="json"), **asdict(outcome)}
+    content = {**made_with, **asdict(outcome)}
     part = file.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     os.replace(part, file)
@@ -175,10 +186,27 @@ def arm_folder(folder: Path, arm: str, seed: int) -> Path:
     return folder / re.sub(r"[^\w.-]+", "-", arm) / f"seed-{seed}"
 
 
-def _read(file: Path, recipe: DiffusionRecipe) -> Outcome:
+def _check_run(run: Path, recipe: DiffusionRecipe) -> None:
+    """Raise where a run of another recipe would be gone on with."""
+    file = run / "recipe.yaml"
+    if file.is_file() and yaml.safe_load(file.read_text("utf-8")) != recipe.model_dump(mode="json"):
+        raise UsageError(f"{run} holds a run of another recipe: give another folder, or remove it")
+
+
+def _plain(measures: Measures | ClipMeasures) -> dict[str, Any]:
+    """The measures as JSON gives them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(measures)))
+    return plain
+
+
+def _read(file: Path, made_with: Mapping[str, Any]) -> Outcome:
     content = json.loads(file.read_text("utf-8"))
-    if content.pop("recipe") != recipe.model_dump(mode="json"):
-        raise UsageError(f"{file} comes from another recipe: give another folder, or remove it")
+    for name, now in made_with.items():
+        if content.pop(name, None) != now:
+            raise UsageError(
+                f"{file.parent} comes from another recipe or other measures: give another folder, "
+                "or remove it"
+            )
     content["metrics"] = {name: Metric(**value) for name, value in content["metrics"].items()}
     return Outcome(**content)
 

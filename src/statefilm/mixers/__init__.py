@@ -4,7 +4,7 @@ from inspect import signature
 
 from torch import nn
 
-from statefilm.errors import suggest
+from statefilm.errors import UsageError, suggest
 from statefilm.mixers.attention import SelfAttentionMixer
 from statefilm.mixers.hydra import HydraMixer
 from statefilm.mixers.linear_attention import LinearAttentionMixer
@@ -36,10 +36,15 @@ def build_mixer(name: str, dim: int, **options: object) -> nn.Module:
     """
     if name not in MIXERS:
         raise suggest(name, MIXERS, "mixer")
-    known = [option for option in signature(MIXERS[name]).parameters if option != "dim"]
-    for option in options:
+    known = dict(signature(MIXERS[name]).parameters)
+    del known["dim"]
+    for option, value in options.items():
         if option not in known:
             raise suggest(option, known, f"option of mixer {name}")
+        default = known[option].default
+        is_number = isinstance(default, int | float)
+        if is_number and isinstance(value, str | list | dict):
+            raise UsageError(f"{option} {value!r} of mixer {name}: {default!r} is valid")
     return MIXERS[name](dim, **options)
 
 

@@ -40,6 +40,15 @@ def test_every_layer_is_measured_at_every_length(results):
         assert row["saved_bytes"] > 0 and row["training_peak_bytes"] > row["inference_peak_bytes"]
 
 
+def test_attention_of_equal_width_has_the_published_heads(results):
+    heads = {
+        row["subject"]: row["options"]["heads"]
+        for row in results.layers
+        if row["comparison"] == WIDTH and row["arm"] == "attention"
+    }
+    assert heads == {OneLayer(16, 2).name: 2, WholeUNet(side=4).name: 4}
+
+
 def test_equal_parameters_are_equal_and_what_cannot_be_is_left_out(results):
     for place in {row["subject"] for row in results.layers}:
         own = [

@@ -72,7 +72,7 @@ def test_arms_are_trained_judged_and_written_up(tmp_path):
         assert part in text
     sentence = text.split("## Found")[1]
     assert "Against attention, at this budget and with 1 seed" in sentence
-    assert "In the loss s6-bi is" in sentence and "do not hold its luck" in sentence
+    assert "In the loss s6-bi is" in sentence and "takes two seeds to claim" in sentence
     folder = tmp_path / "page" / "temporal-quality-balls-3-frames"
     pictures = {file.name for file in folder.iterdir()}
     assert {"plot.png", "samples-0.png", "samples-2.png"} <= pictures
@@ -106,6 +106,7 @@ def test_bad_input_is_named(capsys, tmp_path):
         quality_studies(["mase"])
     for words, message in (
         (["--worlds", "bals"], "did you mean 'balls'"),
+        (["--worlds", ""], "--worlds '': valid are some of balls"),
         (["--arms", "s6"], "unknown arm 's6'"),
         (["--frames", "0"], "whole numbers from 1 on"),
         (["--minutes", "0"], "valid is more than 0"),

@@ -24,13 +24,15 @@ def test_parts_add_up():
     assert len(parts) == 5 and min(parts.values()) > 0
 
 
+@pytest.mark.parametrize("patch", [1, 4])
 @pytest.mark.parametrize("mixer", ["temporal_attention", "hydra", "s6"])
-def test_temporal_operations_are_those_that_torch_counts(mixer):
+def test_temporal_operations_are_those_that_torch_counts(mixer, patch):
     with torch.device("meta"):
-        config = build("unet_tiny", temporal_mixer=mixer).config
-    counted = forward_flops(config, (64, 16, 8))
+        config = build("unet_tiny", temporal_mixer=mixer, patch_size=patch).config
+    size = (64, 16 * patch, 8 * patch)
+    counted = forward_flops(config, size)
     # Torch also counts the depthwise convolutions.
-    assert temporal_flops(config, (64, 16, 8)) == pytest.approx(counted[TEMPORAL], rel=0.08)
+    assert temporal_flops(config, size) == pytest.approx(counted[TEMPORAL], rel=0.08)
 
 
 def test_all_but_time_grows_with_the_frames():
@@ -44,11 +46,13 @@ def test_all_but_time_grows_with_the_frames():
         assert long[part] == pytest.approx(4 * short[part], rel=0.01)
 
 
+@pytest.mark.parametrize("patch", [1, 4])
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_memory_is_near_the_allocators_peak(mixer):
+def test_memory_is_near_the_allocators_peak(mixer, patch):
     model = TemporalSSMUNet(
-        dim=32, multipliers=(1, 2), spatial_heads=4, temporal_mixer=mixer
+        dim=32, multipliers=(1, 2), spatial_heads=4, temporal_mixer=mixer, patch_size=patch
     ).requires_grad_(False)
-    clip, time = torch.zeros(1, 3, 16, 8, 8), torch.zeros(1)
+    size = (16, 8 * patch, 8 * patch)
+    clip, time = torch.zeros(1, 3, *size), torch.zeros(1)
     peak = peak_bytes(lambda: model(clip, time), torch.device("cpu"))
-    assert 1 / 2 < activation_bytes(model.config, (16, 8, 8)) / peak < 2
+    assert 1 / 2 < activation_bytes(model.config, size) / peak < 2

@@ -297,6 +297,9 @@ def test_heads_fit_any_width(mixer, dim, head_dim):
     [
         (lambda: toy(temporal_mixer="s66"), "unknown temporal mixer 's66'"),
         (lambda: toy(temporal_mixer_options={"state": 3}), "did you mean 'state_dim'"),
+        (lambda: toy(temporal_mixer=None), "temporal_mixer None: valid is one of hydra"),
+        (lambda: toy(temporal_mixer_options=[1]), r"temporal_mixer_options \[1\]: valid are names"),
+        (lambda: toy(multipliers=3), r"multipliers 3: valid is \(1, 2, 4, 8\)"),
         (lambda: toy(dim=0), "dim 0 is not positive"),
         (lambda: toy(dim=12, groups=8), "groups 8 does not divide dim 12"),
         (lambda: toy(multipliers=()), r"multipliers \(\) is empty"),

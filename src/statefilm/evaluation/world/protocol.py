@@ -34,6 +34,9 @@ from statefilm.evaluation.world.verdicts import judge, judge_clip
 __all__ = ["evaluate_t2i", "evaluate_t2v", "oracle"]
 
 NOISE_CLIPS = 4  # whose quality is the floor of quality
+# All prompts of a task ask for as many things, so that shuffling them says nothing of it: its floor
+# is that of blank clips.
+BLANK = {"instance_preservation": 0.0}
 FEWER = 4  # the other tasks of clips have a quarter of the clips of the first
 
 
@@ -52,7 +55,7 @@ def evaluate_t2i(
     Args:
         generate: makes images [N, 3, 1, H, W] from N prompts and N seeds.
         images_per_task: at least so many, every prompt of a task equally often. Where a task has
-            more prompts than that, so many of them are taken, spread evenly over its list.
+            more prompts than that, so many of them are drawn, always the same.
         tasks: any of `T2I_TASKS`.
         shapes: only prompts that name no others; at 32 pixels the world has no crosses.
         seed: image i of a task has the seed `seed + i`.
@@ -100,8 +103,9 @@ def evaluate_t2v(
         The dimensions of `SEMANTICS` that the tasks ask for, the verdicts of `judge_clip`, and
         those of `QUALITY` on the clips of the motion class; with ".seen" and ".heldout" as above,
         and the class of motion also for each motion apart, as in "motion_class.orbit". Floors are
-        those of shuffled prompts, and of pure noise for quality. "quality_score" and, with all
-        tasks, "semantic_score" and "total_score" weigh them, see `total_scores`; the details hold
+        those of shuffled prompts, of pure noise for quality, and of blank clips for the
+        preservation of instances. "quality_score" and, with all tasks, "semantic_score" and
+        "total_score" weigh them, see `total_scores`; the details hold
         the normalised dimensions.
     """
     _check_tasks(tasks, T2V_TASKS)
@@ -127,7 +131,7 @@ def evaluate_t2v(
     judged = [item for items in by_task.values() for item in items]
     results |= summary("", by_split(judged))
     results |= summary("", _by_motion(judged), names=("motion_class",))
-    results = _with_floors(results, noise)
+    results = _with_floors(results, {**noise, **BLANK})
     return results | _scores(results, list(by_task.values()), seed)
 
 
@@ -206,12 +210,14 @@ def _scores(results: Results, by_task: list[list[Judged]], seed: int) -> Results
 
 
 def _task_means(results: Results, tasks: Sequence[str]) -> Results:
-    """The unweighted means over the tasks, or over those that have prompts of a split."""
+    """The unweighted means over the tasks; of a split over those that have prompts of both."""
     metrics: dict[str, Metric] = {}
     truth: dict[str, float] = {}
     for name in ("strict", "parity", "soft"):
         for suffix in ("", ".seen", ".heldout"):
-            keys = [f"{task}.{name}{suffix}" for task in tasks]
+            # Tasks of one split only would make the difference of the splits one of tasks.
+            both = [t for t in tasks if not suffix or f"{t}.{name}.heldout" in results.metrics]
+            keys = [f"{task}.{name}{suffix}" for task in both]
             keys = [key for key in keys if key in results.metrics]
             if keys:
                 metrics[f"mean.{name}{suffix}"] = mean([results.metrics[key] for key in keys])

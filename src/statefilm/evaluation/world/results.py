@@ -114,6 +114,8 @@ class Results:
             "-" if value is None else f"{value:.3f}"
             for value in (self.oracle.get(name), *(part and part.value for part in parts))
         )
+        if metric.n == 0:
+            return f"{name:{width}}  nothing could be judged"
         return (
             f"{name:{width}}  {metric.value:.3f}  {metric.low:.3f} to {metric.high:.3f}"
             f"{metric.n:7d}  {metric.floor:.3f}  {oracle:>6}  {seen:>5}  {heldout:>7}"

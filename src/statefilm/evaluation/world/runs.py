@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ Generate = Callable[[list[str], list[int]], torch.Tensor]
 Progress = Callable[[int, int], None]  # (done, total)
 Scores = Mapping[str, float]
 
+DRAWN_BY = 8  # a seed by which a dozen prompts of a task hold both splits, where it has both
 SHUFFLES = 16  # permutations of the prompts that a floor averages over
 KEPT = 8  # pictures kept of each task, the best and the worst ones each
 STRIP = 5  # frames of a clip that its kept strip shows
@@ -141,11 +143,18 @@ def of_shapes(prompts: list[Prompt], shapes: Sequence[str]) -> list[Prompt]:
 
 
 def cycle(prompts: list[Prompt], count: int) -> list[Prompt]:
-    """At least `count` prompts, each equally often, or `count` of them where there are more."""
+    """At least `count` prompts, each equally often, or `count` of them where there are more.
+
+    One is drawn of each of `count` stretches of the list, always the same: those at even distances
+    could all ask for one shape.
+    """
     if count < 1:
         raise ValueError(f"{count} pictures are not enough to judge: at least 1 is needed")
+    if not prompts:
+        raise ValueError("no prompt of a task names these shapes alone: allow more of them")
     if count < len(prompts):
-        return [prompts[i * len(prompts) // count] for i in range(count)]
+        draw, ends = random.Random(DRAWN_BY), [n * len(prompts) // count for n in range(count + 1)]
+        return [prompts[draw.randrange(*stretch)] for stretch in pairwise(ends)]
     return prompts * math.ceil(count / len(prompts))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _try(self, make: Any) -> None:
         try:
             content = make()
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             return self._error(HTTPStatus.BAD_REQUEST, str(error))
         self._json(content)
 
@@ -159,5 +160,6 @@ class _Handler(BaseHTTPRequestHandler):
         }
         for name, value in headers.items():
             self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(part)
+        with suppress(ConnectionError):  # browsers leave a video's rest where it is
+            self.end_headers()
+            self.wfile.write(part)

@@ -11,6 +11,7 @@ import torch
 
 from statefilm.errors import suggest
 from statefilm.mixers import build_mixer
+from statefilm.models.unet import published_heads
 from statefilm.models.unet.blocks import width_options
 
 Options = Mapping[str, Any]
@@ -20,7 +21,7 @@ TOLERANCE = 0.05  # of parameters, between layers that count as equally large
 
 @dataclass(frozen=True)
 class Arm:
-    """A temporal mixer; options that are not given are as published."""
+    """A temporal mixer; options that are not given are as published, but see `published`."""
 
     mixer: str
     options: Options = field(default_factory=dict)
@@ -54,6 +55,13 @@ def choose_arms(names: Sequence[str] | None, known: Iterable[str] = ARMS) -> lis
         if name not in known:
             raise suggest(name, known, "arm")
     return [name for name in known if names is None or name in names]
+
+
+def published(arm: Arm, base: int) -> Arm:
+    """The arm in a U-Net of this base width, attention with as many heads as published for it."""
+    if arm.mixer not in ("temporal_attention", "temporal_linear_attention"):
+        return arm
+    return Arm(arm.mixer, {"heads": published_heads(base), **arm.options})
 
 
 def parameters_of(arm: Arm, widths: Sequence[int]) -> int:

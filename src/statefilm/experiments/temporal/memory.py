@@ -23,6 +23,7 @@ from statefilm.experiments.temporal.arms import (
     choose_arms,
     matched,
     parameters_of,
+    published,
 )
 from statefilm.experiments.temporal.saved import counter, crossing, growth
 from statefilm.experiments.temporal.subjects import OneLayer, Subject, WholeUNet
@@ -210,7 +211,9 @@ def _step(subject: Subject, module: nn.Module, inputs: list[torch.Tensor]) -> ob
 def _layers(subject: Subject, comparison: str, names: Sequence[str]) -> Iterator[tuple[str, Arm]]:
     target = parameters_of(ARMS[REFERENCE], subject.widths)
     for name in names:
-        arm = ARMS[name] if comparison == WIDTH else matched(ARMS[name], subject.widths, target)
+        arm: Arm | None = published(ARMS[name], subject.base)
+        if comparison == PARAMETERS:
+            arm = matched(ARMS[name], subject.widths, target)
         if arm is not None:
             yield name, arm
 

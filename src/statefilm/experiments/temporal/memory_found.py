@@ -41,7 +41,7 @@ def _growth(layers: Sequence[Row]) -> str:
 def _crossings(layers: Sequence[Row]) -> str:
     own = [row for row in layers if row["arm"] in STATE_SPACES]
     passed = [
-        f"{row['arm']} from {row['attention_passes_at']} frames on"
+        f"{row['arm']} {_from(row['attention_passes_at'])}"
         for row in own
         if row["attention_passes_at"] is not None
     ]
@@ -50,6 +50,10 @@ def _crossings(layers: Sequence[Row]) -> str:
     if never:
         text = f"{text}; up to {CROSSING_LIMIT} never more than {_listed(never)}"
     return f"{text}."
+
+
+def _from(frames: int) -> str:
+    return "at any length" if frames == 1 else f"from {frames} frames on"
 
 
 def _speed(rows: Sequence[Row], frames: int) -> str:

@@ -22,14 +22,15 @@ from statefilm.experiments.temporal.memory import (
 from statefilm.experiments.temporal.memory_found import found
 
 FORMS = (
-    "`attention` is the published layer: 8 heads of 64 whatever the width, rotary positions and a "
-    "learnt bias on distances, in the form that training runs. Up to 128 keys a CPU runs it "
+    "At equal width `attention` is the published layer: one head of 64 for each 8 channels of the "
+    "U-Net's base width (8 in the one layer, which stands for base width 64), rotary positions and "
+    "a learnt bias on distances, in the form that training runs. Up to 128 keys a CPU runs it "
     "written out; beyond, torch's `scaled_dot_product_attention`, which for a bias that learns "
     "keeps the matrix of all pairs as well. `attention-no-bias` leaves the bias out, so that the "
     "fused kernel, which keeps no matrix, takes over from 129 keys on (on GPUs at any length). "
     "`self-attention` and `gated-linear-attention` are the image blocks' layers, as wide inside "
-    "as outside. The others are as published: `linear-attention` with 8 heads of 64, S4D with "
-    "512 states, S6 with 16, Hydra and BiMamba-2 with 64."
+    "as outside. The others are as published: `linear-attention` with the heads of attention, S4D "
+    "with 512 states, S6 with 16, Hydra and BiMamba-2 with 64."
 )
 
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from statefilm.evaluation.clips import read_clips
+from statefilm.evaluation.clips import read_clips, real_clips
 from statefilm.experiments.comparison import compare_losses
-from statefilm.experiments.judging import real_clips
 from statefilm.experiments.report import Arms, body, by_arm, finding, how
 from statefilm.experiments.runner import Outcome
 from statefilm.experiments.study import ClipMeasures, Study
@@ -68,9 +67,8 @@ def found(study: Study, arms: Arms) -> str:
         if both not in arms or one not in arms:
             continue
         gap = compare_losses(arms, both, one)
-        claimed = gap.found if len(gap.by_seed) > 1 else gap.apart
         verdict = "better" if gap.value < 0 else "worse"
-        claim = f"{both} is {verdict} than" if claimed else f"{both} is no different from"
+        claim = f"{both} is {verdict} than" if gap.found else f"{both} is no different from"
         numbers = f"{gap.value:+.4f}, {gap.low:+.4f} to {gap.high:+.4f}"
         parts.append(f"In the loss {claim} {one} ({numbers}).")
     return " ".join(parts)
@@ -87,5 +85,8 @@ def _real(study: Study) -> dict[str, float]:
     assert isinstance(recipe, UNetRecipe) and isinstance(measures, ClipMeasures)
     section = recipe.data[0].clips
     assert section is not None
-    found = read_clips(section.world, real_clips(section, measures.clips))
+    real, _ = real_clips(
+        section.world, measures.clips, size=section.size, num_frames=section.num_frames
+    )
+    found = read_clips(section.world, real)
     return {name: metric.value for name, metric in found.items()}

@@ -19,10 +19,12 @@ class Subject(Protocol):
     Attributes:
         name: in rows and headings.
         widths: of its temporal layers.
+        base: the width of the U-Net that it is, or stands for.
     """
 
     name: str
     widths: tuple[int, ...]
+    base: int
 
     def build(self, arm: Arm, device: torch.device) -> nn.Module:
         """The module with fresh weights."""
@@ -49,7 +51,7 @@ class OneLayer:
     """
 
     def __init__(self, dim: int = 64, side: int = 4) -> None:
-        self.side = side
+        self.side, self.base = side, dim
         self.widths: tuple[int, ...] = (dim,)
         self.name = f"one temporal layer of width {dim} on {side} x {side} pixels"
 
@@ -72,7 +74,7 @@ class WholeUNet:
 
     def __init__(self, preset: str = "unet_tiny", side: int = 32, **changes: Any) -> None:
         self.config = {**UNET_PRESETS[preset], **changes}
-        self.side = side
+        self.side, self.base = side, self.config["dim"]
         self.name = f"the U-Net {preset} at {side} px"
         self.widths = temporal_widths(self.config)
 

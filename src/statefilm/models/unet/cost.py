@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -76,13 +75,13 @@ def temporal_flops(config: Mapping[str, Any], size: tuple[int, int, int]) -> int
     Args:
         config, size: as for `forward_flops`.
     """
-    frames, height, width = size
+    (frames, height, width), patch = size, config["patch_size"]
     mixer, options = config["temporal_mixer"], config["temporal_mixer_options"] or {}
     total = 0
     for dim, level in _temporal_widths(config):
         given = width_options(mixer, dim, options)
-        pixels = (height >> level) * (width >> level)
-        total += pixels * mixer_flops(mixer, frames, dim, given)
+        places = (height // patch >> level) * (width // patch >> level)
+        total += places * mixer_flops(mixer, frames, dim, given)
     return total
 
 
@@ -110,7 +109,7 @@ def activation_bytes(
         size: (frames, height, width).
         itemsize: bytes of a number in the compute dtype.
     """
-    frames = size[0]
+    (frames, height, width), patch = size, config["patch_size"]
     dim, mixer = config["dim"], config["temporal_mixer"]
     options = width_options(mixer, dim, config["temporal_mixer_options"] or {})
     in_layer = max(
@@ -118,7 +117,8 @@ def activation_bytes(
         6 * config["spatial_heads"] * config["spatial_head_dim"],
         mixer_numbers(mixer, frames, dim, options) / frames,
     )
-    return itemsize * math.prod(size) * round(4 * dim + in_layer)
+    places = frames * (height // patch) * (width // patch)
+    return itemsize * places * round(4 * dim + in_layer)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -3,7 +3,7 @@
 Legend: B batch, C channels, T frames, H, W pixels, E width of the time embedding, S text tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -172,7 +172,8 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
         Args:
             hidden_states: noisy frames [B, C, T, H, W], any T >= 1.
             timestep: [B], 0 to 1000.
-            class_labels: [B] integers 0 to `num_classes`; None is `num_classes`, "no class".
+            class_labels: [B] integers 0 to `num_classes`; None is `num_classes`, "no class". The
+                pipeline checks them; here that would make a GPU wait.
             encoder_hidden_states: text states [B, S, text_dim], of a model that reads text.
             encoder_attention_mask: [B, S], true where there is text; None reads all.
 
@@ -236,6 +237,13 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
 
     def _check_fields(self, time_dim: int) -> None:
         config = self.config
+        mixer, options = config.temporal_mixer, config.temporal_mixer_options
+        if not isinstance(config.multipliers, Sequence) or isinstance(config.multipliers, str):
+            raise UsageError(f"multipliers {config.multipliers!r}: valid is (1, 2, 4, 8)")
+        if not isinstance(mixer, str):
+            raise UsageError(f"temporal_mixer {mixer!r}: valid is one of {', '.join(MIXERS)}")
+        if not isinstance(options, Mapping | None):
+            raise UsageError(f"temporal_mixer_options {options!r}: valid are names with values")
         numbers = {"in_channels": config.in_channels, "dim": config.dim, "time_dim": time_dim}
         for name in ("groups", "spatial_heads", "spatial_head_dim", "patch_size"):
             numbers[name] = config[name]
@@ -250,7 +258,7 @@ class TemporalSSMUNet(ModelMixin, ConfigMixin):
         if config.dim % config.groups:
             raise UsageError(f"groups {config.groups} does not divide dim {config.dim}")
         if config.temporal_mixer not in MIXERS:
-            raise suggest(config.temporal_mixer, MIXERS, "temporal mixer")
+            raise suggest(mixer, MIXERS, "temporal mixer")
 
     def _check_inputs(
         self, hidden_states: Tensor, class_labels: Tensor | None, text: Tensor | None

@@ -8,3 +8,8 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
     "unet_112": {"dim": 112, "time_dim": 3584, "norm_over_frames": True},
     "unet_tiny": {"dim": 32, "multipliers": (1, 2, 4), "spatial_heads": 4},
 }
+
+
+def published_heads(dim: int) -> int:
+    """Heads of temporal attention in a U-Net of base width `dim`: 8 at 64 and 14 at 112."""
+    return max(1, dim // 8)

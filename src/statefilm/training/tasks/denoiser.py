@@ -54,6 +54,7 @@ class DenoiserTask(DiffusionTask):
         self.transformer = build_transformer(recipe.model).to(device)
         self.denoiser = self.transformer
         trained, text_dim = sources[: len(recipe.data)], self.transformer.config.text_dim
+        torch.manual_seed(seed_of(recipe.seed, "text"))  # the same beside any denoiser
         self.text = TextStates(recipe.text, trained, text_dim, device, vocabulary)
         self.vae = vae
         if vae is None and recipe.vae is not None:

@@ -49,6 +49,7 @@ class UNetTask(DiffusionTask):
         self.text = None
         if recipe.text is not None:
             text_dim = self.unet.config.text_dim
+            torch.manual_seed(seed_of(recipe.seed, "text"))
             self.text = TextStates(recipe.text, trained, text_dim, device, vocabulary)
             if recipe.text.train:
                 self.modules["text_encoder"] = self.text.encoder
