@@ -48,13 +48,22 @@ def test_program_exit_codes_and_streams():
 
 def test_interruption_exits_130_and_leaves_no_part(model, tmp_path):
     args = ["image", "a circle", "-m", str(model), "--steps", "1000000", "-s", "1"]
-    process = subprocess.Popen(
-        [*PROGRAM, *args], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    while process.stderr.readline() != "seed 1\n":
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [*PROGRAM, *args],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores SIGINT, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            while process.stderr.readline() != "seed 1\n":
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == "" and err.endswith("interrupted\n") and "Traceback" not in err
     assert not any(tmp_path.rglob("*.png"))
