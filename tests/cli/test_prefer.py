@@ -42,6 +42,10 @@ def judge_left(monkeypatch):
             threading.Thread(target=read, args=(address,)).start()
 
     monkeypatch.setattr(prefer.Console, "note", note)
+    # What a shell starts in the background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_sitting_and_its_report(cli, folders, judge_left, tmp_path):
