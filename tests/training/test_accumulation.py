@@ -28,8 +28,8 @@ def test_a_batch_that_does_not_fall_into_parts_is_named(tmp_path):
 class Faulty(Trainer):
     """The loss of one part of the second step is infinite."""
 
-    def _build(self):
-        super()._build()
+    def _build(self, vocabulary=None):
+        super()._build(vocabulary)
         loss, self.calls = self.task.loss, 0
 
         def faulty(batch):

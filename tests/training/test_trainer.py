@@ -183,8 +183,8 @@ class Faulty(Trainer):
 
     bad = ()
 
-    def _build(self):
-        super()._build()
+    def _build(self, vocabulary=None):
+        super()._build(vocabulary)
         loss = self.task.loss
         self.task.loss = lambda batch: (
             loss(batch) * (float("inf") if self.counters.step in self.bad else 1)
