@@ -1,9 +1,12 @@
 """Studies: their arms are valid recipes with one budget, and differ in nothing else."""
 
 import pytest
+import torch
 
 from statefilm.experiments import STUDIES, shortened
+from statefilm.experiments.catalogue import MINUTES
 from statefilm.experiments.study import flops_of_step
+from statefilm.models import build
 
 FREE = [name for name, study in STUDIES.items() if study.before is None]
 
@@ -17,10 +20,11 @@ def test_every_arm_is_a_recipe_that_changes_what_it_says(name):
     for arm in study.arms:
         recipe = study.recipe_of(arm, seed=3)
         assert recipe.data == base.data and recipe.objective == base.objective
+        assert recipe.max_minutes == base.max_minutes
         assert (recipe == base) == (arm == study.baseline)
 
 
-@pytest.mark.parametrize("name", ["dit", "ratio", "mixer"])
+@pytest.mark.parametrize("name", ["dit", "ratio", "mixer", "position"])
 def test_arms_of_equal_flops_spend_the_same(name):
     study = STUDIES[name]
     assert study.equal == "flops"
@@ -30,15 +34,24 @@ def test_arms_of_equal_flops_spend_the_same(name):
     assert len({recipe.steps for recipe in recipes}) > 1
 
 
-def test_hybrid_and_transformer_have_the_same_size():
-    from statefilm.models import build
-
-    study = STUDIES["dit"]
+@pytest.mark.parametrize("name", ["dit", "mixer", "mixer-time", "position"])
+def test_arms_have_the_same_size(name):
+    study = STUDIES[name]
     sizes = []
-    for arm in ("HTH", "DiT"):
+    for arm in study.arms:
         source = study.recipe_of(arm, 0).model
-        sizes.append(sum(p.numel() for p in build(source.preset, **source.overrides).parameters()))
-    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+        with torch.device("meta"):
+            model = build(source.preset, **source.overrides)
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    assert max(sizes) / min(sizes) < 1.001
+
+
+def test_arms_of_equal_time_stop_by_the_clock():
+    study = STUDIES["mixer-time"]
+    recipes = [study.recipe_of(arm, seed=0) for arm in study.arms]
+    assert {(recipe.max_minutes, recipe.optimizer.schedule_by) for recipe in recipes} == {
+        (MINUTES, "time")
+    }
 
 
 def test_a_shortened_study_keeps_everything_but_its_steps():

@@ -48,6 +48,7 @@ VARIANTS = [
     {"conditioning": "adaln_single"},
     {"position": "rope"},
     {"position": "none"},
+    {"position": "continuous"},
     {"patch_size": (4, 2, 2)},
     {"patch_size": (2, 4, 4), "patch_embed": "conv", "patch_width": 4},
     {"head_target": "sample"},

@@ -3,7 +3,7 @@
 import pytest
 
 from statefilm.models import attention_plan, hybrid_plan, to_video
-from statefilm.models.plan import mixed_plan
+from statefilm.models.plan import add_temporal, mixed_plan
 
 
 def test_published_layout_is_three_sets_of_ten_and_one():
@@ -86,3 +86,23 @@ def test_mixed_plans_spread_their_attention_blocks():
     assert [b["mixer"] for b in mixed_plan(4, 2)] == ["hydra", "attention"] * 2
     with pytest.raises(ValueError, match="5 attention blocks do not fit a depth of 4"):
         mixed_plan(4, 5)
+
+
+def test_new_temporal_blocks_are_spread_and_take_turns():
+    plan = hybrid_plan(1)
+    longer, places = add_temporal(plan, 4)
+    assert places == [2, 6, 10, 14] and len(longer) == 15
+    assert [longer[place]["video_scan"] for place in places] == ["TH", "TV", "TH", "TV"]
+    assert [longer[place]["image_scan"] for place in places] == ["H", "V", "H", "V"]
+    assert {longer[place]["mixer"] for place in places} == {"hydra"}
+    assert [block for place, block in enumerate(longer) if place not in places] == plan
+    assert add_temporal(plan, 0) == (plan, [])
+
+
+@pytest.mark.parametrize(
+    ("plan", "count", "says"),
+    [(hybrid_plan(1), 12, "12 added"), (attention_plan(3), 1, "no state-space block")],
+)
+def test_new_blocks_that_do_not_fit_are_refused(plan, count, says):
+    with pytest.raises(ValueError, match=says):
+        add_temporal(plan, count)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from statefilm.errors import UsageError
 from statefilm.models import build
 from statefilm.models.plan import attention_plan, hybrid_plan
-from statefilm.models.transplant import transplant
+from statefilm.models.transplant import grown, transplant
 
 SMALL = {"dim": 64, "text_dim": 32, "mixer_options": {"hydra": {"expand": 1, "state_dim": 16}}}
 
@@ -68,3 +69,31 @@ def test_a_narrower_feed_forward_is_left_as_it_is():
 def test_models_of_another_size_are_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         transplant(dit(**fields), hth())
+
+
+@pytest.mark.parametrize("conditioning", ["add", "adaln_single"])
+def test_new_blocks_change_nothing_at_first_and_then_learn(conditioning):
+    source = hth(conditioning=conditioning, in_channels=3)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    clip = torch.randn(2, 3, 5, 16, 16)
+    asked = {
+        "timestep": torch.tensor([100.0, 700.0]),
+        "encoder_hidden_states": torch.randn(2, 4, 32),
+    }
+    old = {id(parameter) for parameter in source.parameters()}
+    before = source(clip, **asked).sample
+    longer = grown(source, 3)
+    assert len(longer.blocks) == len(longer.config.plan) == 14
+    assert torch.equal(longer(clip, **asked).sample, before)
+    fresh = {name for name, parameter in longer.named_parameters() if id(parameter) not in old}
+    assert {name.split(".")[1] for name in fresh} == {"3", "8", "13"}
+    longer(clip, **asked).sample.square().sum().backward()
+    new = longer.blocks[3]
+    assert new.feed_forward.linear_out.weight.grad.abs().sum() > 0
+
+
+def test_more_new_blocks_than_blocks_are_refused():
+    with pytest.raises(UsageError, match=r"model\.plan\.added: 12 added blocks do not fit"):
+        grown(hth(), 12)

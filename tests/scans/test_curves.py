@@ -10,6 +10,8 @@ BY_HAND = {
     ("diagonal", 3, 3): "00 01 10 20 11 02 12 21 22",
     ("diagonal", 2, 4): "00 01 10 11 02 03 12 13",
     ("diagonal", 3, 1): "00 10 20",
+    ("antidiagonal", 3, 3): "02 01 12 22 11 00 10 21 20",
+    ("antidiagonal", 2, 4): "03 02 13 12 01 00 11 10",
     ("spiral", 3, 3): "00 01 02 12 22 21 20 10 11",
     ("spiral", 2, 4): "00 01 02 03 13 12 11 10",
     ("spiral", 3, 1): "00 10 20",
@@ -38,7 +40,8 @@ def test_curve_is_the_one_written_by_hand(name, height, width):
 @pytest.mark.parametrize("width", range(1, 13))
 def test_consecutive_sites_are_neighbours(height, width):
     assert all(sum(step) == 1 for step in steps(sites("spiral", height, width)))
-    assert all(max(step) == 1 for step in steps(sites("diagonal", height, width)))
+    for name in ("diagonal", "antidiagonal"):
+        assert all(max(step) == 1 for step in steps(sites(name, height, width)))
 
     oblique = [step for step in steps(sites("hilbert", height, width)) if sum(step) != 1]
     longer_odd_shorter_even = max(height, width) % 2 == 1 and min(height, width) % 2 == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +16,16 @@ from statefilm.cli.console import Console
 from statefilm.cli.errors import CommandError
 from statefilm.cli.options import value_or
 from statefilm.errors import check_stepped, suggest
+
+if TYPE_CHECKING:
+    from statefilm.evaluation.world import Results
+
+Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Sample i uses seed + i.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FOLDER", help="For results.json and samples."),
+]
 
 app = typer.Typer(help="Measure a model: a table and results.json.", rich_markup_mode=None)
 
@@ -46,22 +58,17 @@ def world(
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
     shift: options.Shift = None,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Image i uses seed + i.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 32,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="A folder for results.json, samples and a page."),
-    ] = None,
+    output: Output = None,
     force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Read made images and clips back from their pixels and score them."""
-    from tqdm import tqdm
-
     from statefilm.data.world.sample import legible_shapes
     from statefilm.data.world.tasks import T2I_TASKS, T2V_TASKS
     from statefilm.evaluation.world import (
@@ -77,8 +84,7 @@ def world(
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     console = Console(json=as_json, quiet=quiet)
-    if output is not None:
-        _check_output(output / "results.json", force)
+    _check_output(output, force)
     chosen = _tasks(tasks, T2I_TASKS)
     chosen_clips = _tasks(clip_tasks, T2V_TASKS)
     video = video and bool(chosen_clips)
@@ -104,42 +110,35 @@ def world(
     used = {"shift": value_or(shift, pipe.default_shift(1))}
     if video:
         used["video_shift"] = value_or(shift, pipe.default_shift(num_frames))
-    details = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings, **used}
-    results = Results({}, details={"run": details})
+    run = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings, **used}
+    results = Results({})
     shapes = legible_shapes(min(pipe.config.default_height, pipe.config.default_width))
 
-    bar = tqdm(unit="sample", disable=not console.progress)
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
     if chosen:
-        results |= evaluate_t2i(
-            generator(pipe, 1, **settings),
-            images_per_task=images_per_task,
-            tasks=chosen,
-            shapes=shapes,
-            seed=seed,
-            batch_size=batch_size,
-            progress=show,
-        )
+        with _bar(console, "image") as show:
+            results |= evaluate_t2i(
+                generator(pipe, 1, **settings),
+                images_per_task=images_per_task,
+                tasks=chosen,
+                shapes=shapes,
+                seed=seed,
+                batch_size=batch_size,
+                progress=show,
+            )
     if video:
-        bar.reset()
-        results |= evaluate_t2v(
-            generator(pipe, num_frames, **settings),
-            clips=clips,
-            tasks=chosen_clips,
-            shapes=shapes,
-            seed=seed,
-            batch_size=max(1, batch_size // 4),
-            progress=show,
-        )
-    bar.close()
+        with _bar(console, "clip") as show:
+            results |= evaluate_t2v(
+                generator(pipe, num_frames, **settings),
+                clips=clips,
+                tasks=chosen_clips,
+                shapes=shapes,
+                seed=seed,
+                batch_size=max(1, batch_size // 4),
+                progress=show,
+            )
+    results = _hand_out(results, run, output, console)
     if output is not None:
-        console.note(f"written: {results.write(output)}")
         console.note(f"written: {write_page(results, output, f'{model} on the checkable world')}")
-    print(json.dumps(results.as_dict()) if as_json else results.table())
 
 
 @app.command()
@@ -156,31 +155,25 @@ def clips(
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Clip i uses seed + i.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 4,
+    seed: Seed = 0,
+    batch_size: BatchSize = 4,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for results.json.")
-    ] = None,
+    output: Output = None,
     force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Hold the clips of a video U-Net to the laws of the world that it was trained on."""
-    from tqdm import tqdm
-
     from statefilm.data.worlds import WORLDS
     from statefilm.evaluation.clips import clip_generator, evaluate_clips
-    from statefilm.evaluation.world import Results
     from statefilm.pipelines import VideoDiffusionPipeline, load_pipeline, resolve_model
     from statefilm.pipelines.checkpoint import model_hash
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     console = Console(json=as_json, quiet=quiet)
-    if output is not None:
-        _check_output(output / "results.json", force)
+    _check_output(output, force)
     pipe = load_pipeline(model, dtype, device, kind=VideoDiffusionPipeline)
     pipe.set_progress_bar_config(disable=True)
     if pipe.reads_text:
@@ -202,13 +195,8 @@ def clips(
     make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"])
     if names:
         settings["guidance_scale"] = value_or(guidance_scale, pipe.config.default_guidance_scale)
-    with tqdm(unit="clip", disable=not console.progress) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        chosen = known[names] if world is None else world
+    chosen = known[names] if world is None else world
+    with _bar(console, "clip") as show:
         results, _ = evaluate_clips(
             clip_generator(pipe, length, **settings),
             chosen,
@@ -228,10 +216,7 @@ def clips(
         "seed": seed,
         **settings,
     }
-    results |= Results({}, details={"run": run})
-    if output is not None:
-        console.note(f"written: {results.write(output)}")
-    print(json.dumps(results.as_dict()) if as_json else results.table())
+    _hand_out(results, run, output, console)
 
 
 @app.command()
@@ -243,36 +228,26 @@ def vae(
     clips: Annotated[int, typer.Option("--clips", min=0, help="Clips to read; 0 for none.")] = 50,
     num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Of the clips.")] = 9,
     size: Annotated[int, typer.Option("--size", min=32, max=256, help="Side in pixels.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Of the scenes.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")] = 32,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
     device: options.Device = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for results.json and samples.")
-    ] = None,
+    output: Output = None,
     force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Read scenes and clips of the world back from a VAE's reconstructions."""
-    from tqdm import tqdm
-
-    from statefilm.evaluation.world import Results, evaluate_vae
+    from statefilm.evaluation.world import evaluate_vae
     from statefilm.models.vae import load_vae
     from statefilm.pipelines.checkpoint import model_hash
     from statefilm.pipelines.loading import pick_device, vae_folder
 
     console = Console(json=as_json, quiet=quiet)
-    if output is not None:
-        _check_output(output / "results.json", force)
+    _check_output(output, force)
     folder = vae_folder(str(model))
     loaded = load_vae(folder).to(pick_device(device))
-    with tqdm(unit="sample", disable=not console.progress) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar(console, "sample") as show:
         results = evaluate_vae(
             loaded,
             scenes=scenes,
@@ -284,15 +259,8 @@ def vae(
             progress=show,
         )
     run = {"model": str(model), "model_hash": model_hash(folder), "size": size, "seed": seed}
-    results |= Results({}, details={"run": run})
-    if output is not None:
-        console.note(f"written: {results.write(output)}")
-    print(json.dumps(results.as_dict()) if as_json else _vae_table(results))
-
-
-def _vae_table(results: Any) -> str:
     ratios = [f"{value:.1f} dB ({name})" for name, value in results.details["psnr"].items()]
-    return f"{results.table()}\nPSNR: {', '.join(ratios)}"
+    _hand_out(results, run, output, console, f"\nPSNR: {', '.join(ratios)}")
 
 
 def _tasks(given: str | None, valid: Sequence[str]) -> list[str]:
@@ -305,7 +273,35 @@ def _tasks(given: str | None, valid: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _check_output(file: Path, force: bool) -> None:
+@contextmanager
+def _bar(console: Console, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, as what takes how many of how many samples are done."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=not console.progress) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _hand_out(
+    results: Results, run: dict[str, Any], output: Path | None, console: Console, notes: str = ""
+) -> Results:
+    """Write and print the results with what they were made of, which is returned with them."""
+    results = replace(results, details={**results.details, "run": run})
+    if output is not None:
+        console.note(f"written: {results.write(output)}")
+    print(json.dumps(results.as_dict()) if console.json else f"{results.table()}{notes}")
+    return results
+
+
+def _check_output(folder: Path | None, force: bool) -> None:
+    if folder is None:
+        return
+    file = folder / "results.json"
     if file.exists() and not force:
         raise CommandError(f"{file} exists", "--force overwrites it")
     outputs.check_writable([file])

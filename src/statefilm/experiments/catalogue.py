@@ -3,11 +3,12 @@
 from typing import Any
 
 from statefilm.data.world.tasks import T2I_TASKS
-from statefilm.experiments.study import Measures, Stage, Study
+from statefilm.experiments.study import MANY_STEPS, Measures, Stage, Study, timed
 from statefilm.models.plan import Plan, attention_plan, hybrid_plan, mixed_plan
 
 PLAN = "model.overrides.plan"
 DEPTH = 11
+MINUTES = 6.0  # an arm, where all train for the same time
 PREFIX = 20  # tokens; the world's captions have fewer
 
 
@@ -28,13 +29,35 @@ def _placed(fraction: float, placement: str = "spread") -> dict[str, Any]:
     return {"model.plan": {"temporal_fraction": fraction, "placement": placement}}
 
 
+def _positions(position: str) -> dict[str, Any]:
+    return {"model.overrides.position": position}
+
+
+# Feed-forwards as wide as it takes to have the hybrid's number of parameters.
+_DIT = {**_plan(attention_plan(DEPTH)), "model.overrides.ff_dim": 397}
+_LARGER = {
+    "data.0.world.size": 64,
+    "data.0.batch_size": 8,
+    "data.1.world.size": 64,
+    "data.1.batch_size": 32,
+}
+_MIXERS = {
+    "Hydra": _plan(hybrid_plan(1)),
+    "BiMamba-2": {**_plan(hybrid_plan(1, mixer="bimamba2")), "model.overrides.ff_dim": 386},
+    "linear attention": {
+        **_plan(hybrid_plan(1, mixer="linear_attention")),
+        "model.overrides.ff_dim": 339,
+    },
+    "attention": _DIT,
+}
+
 _STUDIES = (
     Study(
         "dit",
         "Does the hybrid keep up with a transformer of the same size, depth and training FLOPs?",
         {
             "HTH": _plan(hybrid_plan(1)),
-            "DiT": {**_plan(attention_plan(DEPTH)), "model.overrides.ff_dim": 397},
+            "DiT": _DIT,
         },
         baseline="DiT",
         equal="flops",
@@ -61,7 +84,7 @@ _STUDIES = (
         {
             "H": _scans("H"),
             "H V": _scans("H", "V"),
-            "H V diagonal": _scans("H", "V", "diagonal"),
+            "four directions": _scans("H", "V", "diagonal", "antidiagonal"),
             "diagonal": _scans("diagonal"),
             "spiral": _scans("spiral"),
             "hilbert": _scans("hilbert"),
@@ -78,10 +101,26 @@ _STUDIES = (
             "40 % spread": _placed(0.4, "spread"),
             "40 % last": _placed(0.4, "last"),
             "all": _placed(1.0),
+            "none, 4 added": {"model.plan": {"temporal_fraction": 0.0, "added": 4}},
         },
         baseline="none",
         recipe="experiment_t2v",
         steps=2000,
+        before=Stage("experiment_t2i", steps=2000),
+        measures=Measures(tasks=("single_object", "colors"), clips=96),
+        headline="motion_class",
+    ),
+    Study(
+        "temporal-64",
+        "Which state-space blocks should turn temporal-major in videos of twice the side?",
+        {
+            "none": {**_LARGER, **_placed(0.0)},
+            "40 % spread": {**_LARGER, **_placed(0.4)},
+            "all": {**_LARGER, **_placed(1.0)},
+        },
+        baseline="none",
+        recipe="experiment_t2v",
+        steps=1000,
         before=Stage("experiment_t2i", steps=2000),
         measures=Measures(tasks=("single_object", "colors"), clips=96),
         headline="motion_class",
@@ -104,24 +143,33 @@ _STUDIES = (
         "position",
         "Which position codes suit the hybrid, also at sizes it was not trained at?",
         {
-            "sinusoidal": {"model.overrides.position": "sinusoidal"},
-            "rope": {"model.overrides.position": "rope"},
-            "none": {"model.overrides.position": "none"},
+            "sinusoidal": _positions("sinusoidal"),
+            "continuous": _positions("continuous"),
+            "rope": _positions("rope"),
+            "none": _positions("none"),
+            "DiT, sinusoidal": {**_DIT, **_positions("sinusoidal")},
+            "DiT, continuous": {**_DIT, **_positions("continuous")},
+            "DiT, rope": {**_DIT, **_positions("rope")},
         },
         baseline="sinusoidal",
-        measures=Measures(scales=(1.0, 1.5, 2.0)),
+        equal="flops",
+        measures=Measures(scales=(1.0, 1.5, 2.0), seams=True),
+        also=("mean.strict@1.5", "mean.strict@2", "seams@2"),
     ),
     Study(
         "mixer",
         "Which mixer serves the nine tenths of the blocks that are not self-attention?",
-        {
-            "Hydra": _plan(hybrid_plan(1)),
-            "BiMamba-2": _plan(hybrid_plan(1, mixer="bimamba2")),
-            "linear attention": _plan(hybrid_plan(1, mixer="linear_attention")),
-            "attention": _plan(attention_plan(DEPTH)),
-        },
+        _MIXERS,
         baseline="Hydra",
         equal="flops",
+    ),
+    Study(
+        "mixer-time",
+        "Which mixer serves best after the same time on this machine, operations left aside?",
+        {name: {**changes, **timed(MINUTES)} for name, changes in _MIXERS.items()},
+        baseline="Hydra",
+        steps=MANY_STEPS,
+        equal="minutes",
     ),
 )
 

@@ -10,6 +10,8 @@ import torch
 from statefilm.data.world.sample import legible_shapes
 from statefilm.evaluation.clips import clip_generator, evaluate_clips
 from statefilm.evaluation.world import Results, evaluate_t2i, evaluate_t2v, generator
+from statefilm.evaluation.world.runs import Generate
+from statefilm.evaluation.world.seams import mean_seams
 from statefilm.experiments.study import ClipMeasures, DiffusionRecipe, Measures, Study
 from statefilm.pipelines import HTHPipeline, VideoDiffusionPipeline, load_pipeline
 from statefilm.pipelines.media import make_grid, save_png
@@ -35,13 +37,16 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
     results = Results({})
     for scale in measures.scales:
         wanted = round(scale * size)
-        make = generator(pipe, 1, height=wanted, width=wanted)
+        make, images = _kept(generator(pipe, 1, height=wanted, width=wanted))
         found = evaluate_t2i(
             make,
             images_per_task=measures.images_per_task,
             tasks=measures.tasks,
             shapes=legible_shapes(size),
+            zoom=scale,
         )
+        if measures.seams:
+            found |= Results({"seams": mean_seams(images, pipe.transformer.config.patch_size[1:])})
         if scale != 1:
             metrics = {f"{name}@{scale:g}": value for name, value in found.metrics.items()}
             found = Results(metrics)
@@ -52,6 +57,18 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
             generator(pipe, frames), clips=measures.clips, shapes=legible_shapes(size)
         )
     return results
+
+
+def _kept(make: Generate) -> tuple[Generate, list[torch.Tensor]]:
+    """A generator of images, and the list of what it will have made, [n, 3, H, W] each."""
+    images: list[torch.Tensor] = []
+
+    def generate(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        frames = make(prompts, seeds)
+        images.append(frames[:, :, 0].float().cpu())
+        return frames
+
+    return generate, images
 
 
 def _save_samples(recipe: DiffusionRecipe, pipe: HTHPipeline, file: Path) -> None:

@@ -87,7 +87,10 @@ def finding(study: Study, arms: Arms) -> str:
     parts = []
     others = [arm for arm in arms if arm != base]
     for name, differences in (
-        (f"in {study.headline}", [compare(arms, arm, base, study.headline) for arm in others]),
+        *(
+            (f"in {figure}", [compare(arms, arm, base, figure) for arm in others])
+            for figure in (study.headline, *study.also)
+        ),
         ("in the loss", [compare_losses(arms, arm, base) for arm in others]),
     ):
         claims = [

@@ -16,6 +16,8 @@ from statefilm.pipelines import resolve_model
 from statefilm.training import load_recipe
 from statefilm.training.recipe import DenoiserRecipe, UNetRecipe
 
+MANY_STEPS = 1_000_000  # more than any minutes allow
+
 Changes = Mapping[str, Any]
 DiffusionRecipe = DenoiserRecipe | UNetRecipe
 
@@ -30,6 +32,7 @@ class Measures:
         clips: of the motion benchmark; 0 leaves it out.
         scales: sizes of generated images, as multiples of the trained one.
         loss_samples: of the held-back samples, for each stream and each level of `LEVELS`.
+        seams: whether borders of tokens show, at each scale; see `evaluation.world.seams`.
     """
 
     tasks: tuple[str, ...] = ("single_object", "colors", "two_object", "position")
@@ -37,6 +40,7 @@ class Measures:
     clips: int = 0
     scales: tuple[float, ...] = (1.0,)
     loss_samples: int = 64
+    seams: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Study:
         before: the study's first stage, trained once a seed, whose weights all arms start from.
         measures: how arms are judged.
         headline: the figure that the page's sentence is about.
+        also: figures that it tells of, too.
     """
 
     name: str
@@ -83,6 +88,7 @@ class Study:
     before: Stage | None = None
     measures: Measures | ClipMeasures = field(default_factory=Measures)
     headline: str = "mean.strict"
+    also: tuple[str, ...] = ()
 
     def recipe_of(self, arm: str, seed: int, source: str | None = None) -> DiffusionRecipe:
         """The recipe of an arm.
@@ -143,6 +149,11 @@ def _denoiser_config(recipe: DiffusionRecipe) -> Mapping[str, Any]:
         )
         folder = resolve_model(source.init_from) / name
         return kind.from_config(kind.load_config(folder)).config
+
+
+def timed(minutes: float) -> Changes:
+    """The fields of a recipe that end it after so many minutes of training."""
+    return {"max_minutes": minutes, "optimizer.schedule_by": "time"}
 
 
 def shortened(study: Study, share: float) -> Study:

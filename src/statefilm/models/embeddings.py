@@ -38,20 +38,33 @@ def linear_float32(x: Tensor, linear: nn.Linear) -> Tensor:
     return F.linear(x.float(), linear.weight.float(), bias)
 
 
-def sinusoidal_positions(grid: tuple[int, int, int], dim: int, device: torch.device) -> Tensor:
+SIDE = 32.0  # of the longer side in continuous coordinates
+
+
+def sinusoidal_positions(
+    grid: tuple[int, int, int], dim: int, device: torch.device, *, continuous: bool = False
+) -> Tensor:
     """Absolute sinusoidal codes of a [T, H, W] grid, a third of `dim` for each axis.
+
+    Args:
+        continuous: rows and columns are places on a canvas whose longer side is `SIDE`, the same
+            for a grid of any size, in place of numbers of tokens.
 
     Returns:
         [T, H, W, dim], float32; rows and columns take what does not divide by three.
     """
     pairs = dim // 2
     shares = [pairs // 3, (pairs - pairs // 3) // 2, pairs - pairs // 3 - (pairs - pairs // 3) // 2]
+    scale = SIDE / max(grid[1:])
     codes = []
     for axis, (length, share) in enumerate(zip(grid, shares, strict=True)):
         if share == 0:
             continue
         rates = torch.exp(-math.log(10000.0) / share * torch.arange(share, device=device))
-        angles = torch.arange(length, device=device)[:, None] * rates
+        places = torch.arange(length, device=device)
+        if continuous and axis > 0:
+            places = (places + 0.5) * scale
+        angles = places[:, None] * rates
         code = torch.cat([angles.sin(), angles.cos()], dim=-1)
         shape = [1, 1, 1, 2 * share]
         shape[axis] = length

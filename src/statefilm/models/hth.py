@@ -27,6 +27,7 @@ from statefilm.models.plan import Plan, check_plan, hybrid_plan
 from statefilm.models.sequence import ReadText, SequenceExtras
 from statefilm.scans import Scan, get_scan, resolve
 
+POSITIONS = ("sinusoidal", "continuous", "rope", "none")
 MIN_SIGMA = 1e-3  # of the division that turns a predicted sample into a velocity
 
 # So that diffusers' step caches know which output of a block are the tokens.
@@ -51,8 +52,9 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         mixer_options: constructor options by mixer name, e.g. {"hydra": {"state_dim": 64}}.
         conditioning: "add" puts the timestep's embedding onto the tokens (as published);
             "adaln_single" modulates every sublayer (arXiv 2310.00426).
-        position: "sinusoidal" (absolute, as published), "rope" (rotary, in self-attention only)
-            or "none".
+        position: "sinusoidal" (absolute, as published), "continuous" (the same of places on the
+            canvas in place of numbers of tokens), "rope" (rotary, in self-attention only) or
+            "none".
         patch_embed: "plain" patches, or "conv" for a convolutional stem and head.
         patch_width: channels of "conv" at full resolution.
         head_target: what the head predicts, "velocity" or "sample". Either way `forward` returns
@@ -100,7 +102,7 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         for value in patch_size:
             _check_count("patch_size", value)
         _check("conditioning", conditioning, ("add", "adaln_single"))
-        _check("position", position, ("sinusoidal", "rope", "none"))
+        _check("position", position, POSITIONS)
         _check("patch_embed", patch_embed, ("plain", "conv"))
         _check("head_target", head_target, ("velocity", "sample"))
         _check("cross_attention", cross_attention, tuple(SUBLAYERS))
@@ -239,8 +241,10 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         order = get_scan("thw", *grid, device=x.device)
 
         # 2. Conditions: position, text and registers, timestep.
-        if config.position == "sinusoidal":
-            x = x + sinusoidal_positions(grid, config.dim, x.device).flatten(0, 2).to(dtype)
+        if config.position in ("sinusoidal", "continuous"):
+            continuous = config.position == "continuous"
+            codes = sinusoidal_positions(grid, config.dim, x.device, continuous=continuous)
+            x = x + codes.flatten(0, 2).to(dtype)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
         texts, states = self._texts(encoder_hidden_states)
         if self.extras is not None:

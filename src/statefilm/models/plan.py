@@ -117,6 +117,38 @@ def to_video(plan: Plan, fraction: float = 0.4, placement: str = "spread") -> Pl
     return video
 
 
+def add_temporal(plan: Plan, count: int) -> tuple[Plan, list[int]]:
+    """The plan with new temporal-major blocks, spread evenly, for what the authors of HTH tried.
+
+    They found that it fails (arXiv 2502.00972); no weights go with it, see `transplant.grown`.
+
+    Args:
+        plan: of an image model.
+        count: new blocks, each of the plan's state-space mixer, TH and TV by turns.
+
+    Returns:
+        The longer plan, and the places of the new blocks in it, rising.
+
+    Raises:
+        ValueError: more new blocks than blocks, or a plan without a state-space block.
+    """
+    if not 0 <= count <= len(plan):
+        raise ValueError(f"{count} added blocks do not fit a plan of {len(plan)}")
+    mixer = next((block["mixer"] for block in plan if block["mixer"] != "attention"), None)
+    if mixer is None:
+        raise ValueError("the plan has no state-space block whose kind could be added")
+    ends = [len(plan) * (number + 1) // count for number in range(count)]
+    longer: Plan = []
+    places = []
+    for index, block in enumerate(plan):
+        longer.append(_block(block["mixer"], block["image_scan"], block["video_scan"]))
+        if index + 1 in ends:
+            places.append(len(longer))
+            image, video = (("H", "TH"), ("V", "TV"))[len(places) % 2 - 1]
+            longer.append(_block(mixer, image, video))
+    return longer, places
+
+
 def check_plan(plan: Plan) -> Plan:
     """A copy of a plan whose blocks are whole and whose scans exist.
 
@@ -139,8 +171,8 @@ def check_plan(plan: Plan) -> Plan:
     return [BlockPlan(**block) for block in plan]
 
 
-def _block(mixer: str, scan: str) -> BlockPlan:
-    return {"mixer": mixer, "image_scan": scan, "video_scan": scan}
+def _block(mixer: str, scan: str, video_scan: str | None = None) -> BlockPlan:
+    return {"mixer": mixer, "image_scan": scan, "video_scan": video_scan or scan}
 
 
 def _sets(plan: Plan) -> list[list[int]]:

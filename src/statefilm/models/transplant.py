@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from statefilm.errors import UsageError
+from statefilm.mixers import output_layer
 from statefilm.models.hth import HTHTransformer
+from statefilm.models.plan import add_temporal
 
-__all__ = ["transplant"]
+__all__ = ["grown", "transplant"]
 
 # What tensors of one name and shape would otherwise mean differently.
 ALIKE = (
@@ -62,6 +64,43 @@ def transplant(source: HTHTransformer, target: HTHTransformer) -> list[str]:
         else:
             parameter.copy_(value)
     return fresh
+
+
+@torch.no_grad()
+def grown(source: HTHTransformer, count: int) -> HTHTransformer:
+    """A denoiser with new temporal-major blocks among those of the source, see `add_temporal`.
+
+    What the new blocks add is zero at first, so that the model does what the source does.
+
+    Args:
+        source: gives its parts, and is not to be used any more.
+        count: of new blocks.
+
+    Raises:
+        UsageError: they do not fit the source's plan.
+    """
+    try:
+        plan, places = add_temporal(source.config.plan, count)
+    except ValueError as error:
+        raise UsageError(f"model.plan.added: {error}") from None
+    config = {**source.config, "plan": plan}
+    with source.token_in.weight.device:
+        model = HTHTransformer.from_config(config)
+    old = [number for number in range(len(plan)) if number not in places]
+    for number, block in zip(old, source.blocks, strict=True):
+        model.blocks[number] = block
+    for name, module in source.named_children():
+        if name != "blocks":
+            setattr(model, name, module)
+    for number in places:
+        block = model.blocks[number]
+        ends = [block.feed_forward.linear_out, output_layer(block.get_submodule("mixer"))]
+        if hasattr(block, "cross_attention"):
+            ends.append(block.cross_attention.to_out)
+        for layer in ends:
+            for parameter in layer.parameters():
+                parameter.zero_()
+    return model
 
 
 def _largest_units(given: dict[str, Tensor], number: int, block: torch.nn.Module) -> Tensor:

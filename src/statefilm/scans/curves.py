@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-CURVES = ("diagonal", "spiral", "hilbert", "random")
+CURVES = ("diagonal", "antidiagonal", "spiral", "hilbert", "random")
 """Names of the curves; ``random:SEED`` chooses another shuffle than that of seed 0."""
 
 
@@ -13,6 +13,8 @@ def walk(curve: str, height: int, width: int) -> list[int]:
     """Sites in the order of a canonical curve name: ``height * width`` row-major indices."""
     if curve == "diagonal":
         return diagonal(height, width)
+    if curve == "antidiagonal":
+        return antidiagonal(height, width)
     if curve == "spiral":
         return spiral(height, width)
     if curve == "hilbert":
@@ -27,6 +29,11 @@ def diagonal(height: int, width: int) -> list[int]:
         rows = range(max(0, total - width + 1), min(height, total + 1))
         sites += [row * width + total - row for row in (rows if total % 2 else reversed(rows))]
     return sites
+
+
+def antidiagonal(height: int, width: int) -> list[int]:
+    """The mirror image of `diagonal`, from the top right."""
+    return [site + width - 1 - 2 * (site % width) for site in diagonal(height, width)]
 
 
 def spiral(height: int, width: int) -> list[int]:

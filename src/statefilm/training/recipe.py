@@ -24,10 +24,15 @@ from statefilm.training.streams import Stream, Timesteps
 
 
 class PlanChange(Section):
-    """Which state-space blocks scan temporal-major in videos; see `models.to_video`."""
+    """Which state-space blocks scan temporal-major in videos; see `models.to_video`.
+
+    `added` is how many new temporal-major blocks are put among those that there are, for what the
+    paper says does not work; see `models.transplant.grown`.
+    """
 
     temporal_fraction: Share = 0.4
     placement: str = "spread"
+    added: WholeNumber = 0
 
     @field_validator("placement")
     @classmethod

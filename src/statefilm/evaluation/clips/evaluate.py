@@ -37,9 +37,9 @@ def evaluate_clips(
     """FVD-rand128 and the readings of generated clips, and the clips [N, 3, T, H, W].
 
     The floor of the FVD is that of real clips; those of the readings are of real clips with their
-    frames in random order. "oracle" holds the readings of real clips as they are. With `by_class`
-    the classes asked for are those of the real clips, and `class` is the share that shows them,
-    beside what another order of the same classes would give.
+    frames in random order. "oracle" holds the readings of real clips as they are, "blank" those of
+    a black one. With `by_class` the classes asked for are those of the real clips, and `class` is
+    the share that shows them, beside what another order of the same classes would give.
 
     Args:
         make: labels, None without classes, and seeds to clips [n, 3, T, H, W] in [-1, 1].
@@ -70,13 +70,16 @@ def evaluate_clips(
         **read_clips(world, generated, shuffled_frames(first)),
     }
     oracle = {name: metric.value for name, metric in read_clips(world, first).items()}
+    nothing = read_clips(world, torch.full_like(first[:1], -1))
+    blank = {name: metric.value for name, metric in nothing.items() if metric.n}
     if by_class:
         shown, there = (
             [judge.label_of(reading) for reading in judge.read(some)] for some in (generated, first)
         )
         metrics["class"] = _agreement(shown, labels[:clips])
         oracle["class"] = _agreement(there, labels[:clips]).value
-    return Results(metrics, oracle), generated
+    details = {"fvd_rand128": {"clips": distance.n, "features": distance.features}}
+    return Results(metrics, oracle, details=details, blank=blank), generated
 
 
 def real_clips(world: str, count: int, *, size: int, num_frames: int) -> tuple[Tensor, list[int]]:

@@ -16,6 +16,7 @@ from statefilm.errors import UsageError
 SEED = 128
 CHANNELS = (3, 32, 64, 128)
 STRIDES = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+FEATURES = CHANNELS[-1]  # of a clip
 CLIPS_AT_ONCE = 4
 
 

@@ -85,7 +85,7 @@ def write_page(results: Results, folder: str | Path, title: str = "The checkable
 
 
 def _table(results: Results) -> str:
-    heads = ("figure", "value", "95 % interval", "n", "floor", "oracle", *SUBSETS, "")
+    heads = ("figure", "value", "95 % interval", "n", "floor", "blank", "oracle", *SUBSETS, "")
     names = [name for name in results.metrics if not name.endswith(SUBSETS)]
     rows = [_row(results, name) for name in names]
     head = "".join(f'<th scope="col">{one}</th>' for one in heads)
@@ -104,6 +104,7 @@ def _row(results: Results, name: str) -> str:
         f"{metric.low:.3f} to {metric.high:.3f}",
         str(metric.n),
         f"{metric.floor:.3f}",
+        _number(results.blank.get(name)),
         _number(results.oracle.get(name)),
         *(_number(None if part is None else part.value) for part in parts),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -34,9 +35,9 @@ from statefilm.evaluation.world.verdicts import judge, judge_clip
 __all__ = ["evaluate_t2i", "evaluate_t2v", "oracle"]
 
 NOISE_CLIPS = 4  # whose quality is the floor of quality
-# All prompts of a task ask for as many things, so that shuffling them says nothing of it: its floor
-# is that of blank clips.
-BLANK = {"instance_preservation": 0.0}
+# All prompts of a task ask for as many things, so that shuffling them says nothing of these
+# figures: their floor is that of blank clips.
+FLOOR_IS_BLANK = ("instance_preservation",)
 FEWER = 4  # the other tasks of clips have a quarter of the clips of the first
 
 
@@ -48,6 +49,7 @@ def evaluate_t2i(
     shapes: Sequence[str] = SHAPES,
     seed: int = 0,
     batch_size: int = 32,
+    zoom: float = 1.0,
     progress: Progress | None = None,
 ) -> Results:
     """The six text-to-image tasks, shaped as GenEval (Ghosh et al. 2023).
@@ -60,6 +62,7 @@ def evaluate_t2i(
         shapes: only prompts that name no others; at 32 pixels the world has no crosses.
         seed: image i of a task has the seed `seed + i`.
         batch_size: how many images `generate` is asked for at once, at most.
+        zoom: how many times as long the canvas is as that of training, see `read_images`.
         progress: called after each batch.
 
     Returns:
@@ -74,7 +77,14 @@ def evaluate_t2i(
     }
     total, done = sum(map(len, plan.values())), 0
     results = Results({}, details={"t2i": {"images": total, "seed": seed}})
-    run = Run(generate, _read_stills, _judge_still, ("strict", "soft"), seed, batch_size)
+    run = Run(
+        generate,
+        partial(_read_stills, zoom=zoom),
+        _judge_still,
+        ("strict", "soft"),
+        seed,
+        batch_size,
+    )
     for task, chosen in plan.items():
         judged, samples = run(chosen, shifted(progress, done, total))
         done += len(chosen)
@@ -131,7 +141,8 @@ def evaluate_t2v(
     judged = [item for items in by_task.values() for item in items]
     results |= summary("", by_split(judged))
     results |= summary("", _by_motion(judged), names=("motion_class",))
-    results = _with_floors(results, {**noise, **BLANK})
+    empty = {name: results.blank[name] for name in FLOOR_IS_BLANK if name in results.blank}
+    results = _with_floors(results, {**noise, **empty})
     return results | _scores(results, list(by_task.values()), seed)
 
 
@@ -141,10 +152,10 @@ def _check_tasks(tasks: Sequence[str], valid: Sequence[str]) -> None:
             raise ValueError(f"unknown task {task!r}: valid are {', '.join(valid)}")
 
 
-def _read_stills(frames: torch.Tensor) -> list[Reading]:
+def _read_stills(frames: torch.Tensor, zoom: float) -> list[Reading]:
     if frames.shape[2] != 1:
         raise ValueError(f"images have {frames.shape[2]} frames: valid is 1, as [N, 3, 1, H, W]")
-    return read_images(frames[:, :, 0])
+    return read_images(frames[:, :, 0], zoom=zoom)
 
 
 def _judge_still(found: Reading, prompt: Prompt) -> dict[str, float]:
@@ -206,13 +217,20 @@ def _scores(results: Results, by_task: list[list[Judged]], seed: int) -> Results
     totals = total_scores(clips, floors, truth, tuple(SEMANTICS), seed)
     unit = {n: normalised(results.metrics[n].value, floors[n], truth[n]) for n in dimensions}
     details = {"t2v": {**results.details["t2v"], "normalised": unit}}
-    return Results(totals, dict.fromkeys(totals, 1.0), details=details)
+    nothing = [
+        [{n: item.blank[n] for n in dimensions if n in item.blank} for item in items]
+        for items in by_task
+    ]
+    scores = total_scores(nothing, floors, truth, tuple(SEMANTICS), seed)
+    blank = {name: metric.value for name, metric in scores.items()}
+    return Results(totals, dict.fromkeys(totals, 1.0), blank=blank, details=details)
 
 
 def _task_means(results: Results, tasks: Sequence[str]) -> Results:
     """The unweighted means over the tasks; of a split over those that have prompts of both."""
     metrics: dict[str, Metric] = {}
     truth: dict[str, float] = {}
+    empty: dict[str, float] = {}
     for name in ("strict", "parity", "soft"):
         for suffix in ("", ".seen", ".heldout"):
             # Tasks of one split only would make the difference of the splits one of tasks.
@@ -222,4 +240,5 @@ def _task_means(results: Results, tasks: Sequence[str]) -> Results:
             if keys:
                 metrics[f"mean.{name}{suffix}"] = mean([results.metrics[key] for key in keys])
                 truth[f"mean.{name}{suffix}"] = sum(results.oracle[k] for k in keys) / len(keys)
-    return Results(metrics, truth)
+                empty[f"mean.{name}{suffix}"] = sum(results.blank[k] for k in keys) / len(keys)
+    return Results(metrics, truth, blank=empty)

@@ -67,11 +67,13 @@ class Reading:
     unexplained: float
 
 
-def read_images(images: torch.Tensor) -> list[Reading]:
+def read_images(images: torch.Tensor, *, zoom: float = 1.0) -> list[Reading]:
     """Reads a batch of pictures.
 
     Args:
         images: floating point [N, 3, H, W] in [-1, 1] (values outside are clipped), sRGB.
+        zoom: how many times as long the canvas is as that for which things were drawn, which may
+            have kept their size in pixels: so much shorter than usual they may be.
 
     Returns:
         N readings.
@@ -88,7 +90,9 @@ def read_images(images: torch.Tensor) -> list[Reading]:
         return []
     rgb = (images.float().clamp(-1, 1) + 1) / 2
     chunk = max(1, _PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
-    return [reading for part in rgb.split(chunk) for reading in _read(part.permute(0, 2, 3, 1))]
+    least = MIN_AREA / zoom**2
+    parts = (part.permute(0, 2, 3, 1) for part in rgb.split(chunk))
+    return [reading for part in parts for reading in _read(part, least)]
 
 
 def read_png(path: str | Path) -> Reading:
@@ -100,20 +104,20 @@ def read_png(path: str | Path) -> Reading:
     return read_images(pixels.permute(2, 0, 1)[None] / 127.5 - 1)[0]
 
 
-def _read(rgb: torch.Tensor) -> list[Reading]:
-    """Reads pictures [N, H, W, 3] in [0, 1] at once."""
+def _read(rgb: torch.Tensor, least: float) -> list[Reading]:
+    """Reads pictures [N, H, W, 3] in [0, 1] at once; things have at least the area `least`."""
     labels = _palette_labels(rgb)
     is_background = labels >= len(COLORS)
     counts = F.one_hot((labels - len(COLORS)).clamp(min=0), len(BACKGROUNDS))
     counts = (counts * is_background[..., None]).sum((1, 2))
     background = counts.argmax(1)  # [N]
 
-    solid, color = _solid_regions(torch.where(is_background, -1, labels))
+    solid, color = _solid_regions(torch.where(is_background, -1, labels), least)
     whole = _fill_holes(solid)
     owner = grow(whole, torch.ones_like(whole, dtype=torch.bool), _RIM)
     alpha = _coverage(rgb, labels, background, solid, whole, owner)
     image, masks = _masks(owner, alpha, len(color))
-    things = _things(image, masks, color)
+    things = _things(image, masks, color, least)
     accepted = torch.zeros(len(color) + 1, dtype=torch.bool, device=rgb.device)
     for region, _ in things:
         accepted[region + 1] = True
@@ -149,7 +153,7 @@ def _palette_labels(rgb: torch.Tensor) -> torch.Tensor:
     return votes.argmax(-1)
 
 
-def _solid_regions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _solid_regions(labels: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Regions of one colour (labels >= 0) that are neither specks nor thin seams.
 
     Returns:
@@ -164,7 +168,7 @@ def _solid_regions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     ]
     core = block.bincount(minlength=total)
     pixels = labels.shape[1] * labels.shape[2]
-    solid = (labels.flatten() >= 0) & (area >= MIN_AREA * pixels) & (core >= MIN_CORE * area)
+    solid = (labels.flatten() >= 0) & (area >= least * pixels) & (core >= MIN_CORE * area)
     # `area` is zero but at roots, so that each region counts once.
     solid &= area > 0
     ids = solid.cumsum(0) * solid
@@ -219,7 +223,7 @@ def _masks(
 
 
 def _things(
-    image: torch.Tensor, masks: torch.Tensor, color: torch.Tensor
+    image: torch.Tensor, masks: torch.Tensor, color: torch.Tensor, least: float
 ) -> list[tuple[int, Found]]:
     """The regions that look like a shape, each with its index."""
     height, width = masks.shape[1:]
@@ -236,7 +240,7 @@ def _things(
     overlap, shape = (shared / (2 * area[:, None] - shared)).max(1)
 
     part = area / (height * width)
-    within = (part >= MIN_AREA) & (part <= MAX_AREA) & (overlap >= MIN_OVERLAP)
+    within = (part >= least) & (part <= MAX_AREA) & (overlap >= MIN_OVERLAP)
     filled = masks >= 0.5
     spans = [_span(filled.any(1), width), _span(filled.any(2), height)]
     things = []

@@ -103,7 +103,7 @@ def _score_scenes(
     names = ("scene", *(f"scene.{part}" for part in PARTS))
     metrics = {n: proportion(verdicts[n], sum(floor[n]) / count) for n in names}
     truth = {name: sum(oracle[name]) / count for name in names}
-    return Results(metrics, truth, {"scene.wrong": wrong}), sum(ratios) / count
+    return Results(metrics, truth, samples={"scene.wrong": wrong}), sum(ratios) / count
 
 
 def _score_clips(

@@ -62,12 +62,14 @@ class Results:
         oracle: what rendered truth scores in place of the generated pictures, by the same names.
         samples: a few pictures by name, such as "colors.best" and "colors.worst".
         details: how the figures were made; goes into the file as it is.
+        blank: what pictures of nothing score, by the names of the figures.
     """
 
     metrics: dict[str, Metric]
     oracle: dict[str, float] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    blank: dict[str, float] = field(default_factory=dict)
 
     def __or__(self, other: Results) -> Results:
         """Both together."""
@@ -76,18 +78,24 @@ class Results:
             self.oracle | other.oracle,
             self.samples | other.samples,
             self.details | other.details,
+            self.blank | other.blank,
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Metrics, oracle and details, ready for JSON; the samples' pictures are left out."""
-        metrics = {name: asdict(metric) for name, metric in self.metrics.items()}
-        return {"metrics": metrics, "oracle": self.oracle, "details": self.details}
+        """All but the samples, ready for JSON."""
+        return {
+            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
+            "oracle": self.oracle,
+            "blank": self.blank,
+            "details": self.details,
+        }
 
     def table(self) -> str:
         """A text table, one line for each figure, its seen and held-out parts beside it."""
         names = [name for name in self.metrics if not name.endswith(SUBSETS)]
         width = max(map(len, ["metric", *names]))
-        head = f"{'metric':{width}}  value  95 % interval       n  floor  oracle   seen  heldout"
+        ends = "floor  blank  oracle   seen  heldout"
+        head = f"{'metric':{width}}  value  95 % interval       n  {ends}"
         return "\n".join([head, *(self._line(name, width) for name in names)])
 
     def write(self, folder: str | Path) -> Path:
@@ -110,15 +118,19 @@ class Results:
     def _line(self, name: str, width: int) -> str:
         metric = self.metrics[name]
         parts = [self.metrics.get(f"{name}.{subset}") for subset in SUBSETS]
-        oracle, seen, heldout = (
+        others = (self.blank, self.oracle)
+        blank, oracle, seen, heldout = (
             "-" if value is None else f"{value:.3f}"
-            for value in (self.oracle.get(name), *(part and part.value for part in parts))
+            for value in (
+                *(other.get(name) for other in others),
+                *(part and part.value for part in parts),
+            )
         )
         if metric.n == 0:
             return f"{name:{width}}  nothing could be judged"
         return (
             f"{name:{width}}  {metric.value:.3f}  {metric.low:.3f} to {metric.high:.3f}"
-            f"{metric.n:7d}  {metric.floor:.3f}  {oracle:>6}  {seen:>5}  {heldout:>7}"
+            f"{metric.n:7d}  {metric.floor:.3f}  {blank:>5}  {oracle:>6}  {seen:>5}  {heldout:>7}"
         )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from statefilm.data.world.captions import parse
 from statefilm.data.world.render import MAX_SIZE, MIN_SIZE, render
 from statefilm.data.world.sample import compose
-from statefilm.data.world.scene import SHAPES, Description
+from statefilm.data.world.scene import BACKGROUNDS, SHAPES, Description
 from statefilm.data.world.splits import is_heldout
 from statefilm.data.world.tasks import Prompt
 from statefilm.evaluation.world.results import Metric, Results, Sample, proportion
@@ -36,12 +36,14 @@ described = lru_cache(maxsize=4096)(parse)
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The scores of one picture: as made, under shuffled prompts (means), and of its oracle."""
+    """The scores of one picture: as made, under shuffled prompts (means), of its oracle, and of a
+    blank one in its place."""
 
     prompt: Prompt
     scores: Scores
     floors: Scores
     oracle: Scores
+    blank: Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Run:
         self, prompts: list[Prompt], progress: Callable[[int], None]
     ) -> tuple[list[Judged], dict[str, list[Sample]]]:
         """Judges one picture for each prompt; keeps the best and the worst."""
-        found, truths = [], []
+        found, truths, empty = [], [], None
         best: list[Sample] = []
         worst: list[Sample] = []
         for start in range(0, len(prompts), self.batch_size):
@@ -78,6 +80,8 @@ class Run:
             found += self.read(frames)
             size = min(max(frames.shape[-1], MIN_SIZE), MAX_SIZE)
             truths += self.read(oracle(texts, seeds, size=size, num_frames=frames.shape[2]))
+            if empty is None:
+                (empty,) = self.read(blank(size=size, num_frames=frames.shape[2]))
             made = [
                 self._sample(*one) for one in zip(batch, found[start:], frames, seeds, strict=True)
             ]
@@ -86,7 +90,13 @@ class Run:
             progress(start + len(batch))
         rows = zip(prompts, found, self._floors(found, prompts), truths, strict=True)
         judged = [
-            Judged(prompt, self.judge(reading, prompt), floor, self.judge(truth, prompt))
+            Judged(
+                prompt,
+                self.judge(reading, prompt),
+                floor,
+                self.judge(truth, prompt),
+                self.judge(empty, prompt),
+            )
             for prompt, reading, floor, truth in rows
         ]
         return judged, {"best": best, "worst": worst}
@@ -127,6 +137,12 @@ def oracle(
     """
     scenes = [compose(parse(p), seed) for p, seed in zip(prompts, seeds, strict=True)]
     return render(scenes, size=size, num_frames=num_frames)
+
+
+def blank(*, size: int = 64, num_frames: int = 1) -> torch.Tensor:
+    """A picture of nothing: the first background, float32 [1, 3, num_frames, size, size]."""
+    color = torch.tensor(next(iter(BACKGROUNDS.values()))) / 127.5 - 1
+    return color.view(1, 3, 1, 1, 1).expand(1, 3, num_frames, size, size)
 
 
 def pixels(picture: torch.Tensor) -> torch.Tensor:
@@ -177,6 +193,7 @@ def summary(
     """Figures for each score and part, named `prefix` + score + the part's suffix."""
     metrics: dict[str, Metric] = {}
     truth: dict[str, float] = {}
+    empty: dict[str, float] = {}
     for suffix, judged in parts.items():
         for name in names or (dict.fromkeys(n for item in judged for n in item.scores)):
             scored = [item for item in judged if name in item.scores]
@@ -184,7 +201,8 @@ def summary(
             key = f"{prefix}{name}{suffix}"
             metrics[key] = proportion([item.scores[name] for item in scored], floor)
             truth[key] = sum(item.oracle[name] for item in scored) / len(scored)
-    return Results(metrics, truth)
+            empty[key] = sum(item.blank[name] for item in scored) / len(scored)
+    return Results(metrics, truth, blank=empty)
 
 
 def shifted(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from statefilm.data.worlds import find_world
 from statefilm.errors import check_stepped
-from statefilm.experiments.study import Changes, ClipMeasures, Study
+from statefilm.experiments.study import MANY_STEPS, Changes, ClipMeasures, Study, timed
 from statefilm.experiments.temporal.arms import (
     ARMS,
     ATTENTION,
@@ -31,7 +31,6 @@ COMPARED = (ATTENTION, "linear-attention", "s4d-uni", "s4d-bi", "s6-uni", "s6-bi
 # Both of a kind, one way and two ways: what seeing both ways brings.
 WAYS = (("s4d-bi", "s4d-uni"), ("s6-bi", "s6-uni"))
 FRAMES_A_STEP = 128
-MANY_STEPS = 1_000_000  # more than the minutes allow
 
 
 def quality_studies(
@@ -81,7 +80,7 @@ def quality_studies(
                 "data.0.clips.num_frames": length,
                 "data.0.batch_size": max(1, FRAMES_A_STEP // length),
                 "samples.num_frames": length,
-                **({} if minutes is None else _timed(minutes)),
+                **({} if minutes is None else timed(minutes)),
                 **shared,
             }
             studies.append(
@@ -112,7 +111,3 @@ def _changes(arm: Arm) -> Changes:
         "model.overrides.temporal_mixer": arm.mixer,
         "model.overrides.temporal_mixer_options": dict(arm.options),
     }
-
-
-def _timed(minutes: float) -> Changes:
-    return {"max_minutes": minutes, "optimizer.schedule_by": "time"}

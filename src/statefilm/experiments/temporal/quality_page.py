@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from statefilm.evaluation.clips import read_clips, real_clips
+from statefilm.evaluation.clips import FEATURES, read_clips, real_clips
 from statefilm.experiments.comparison import compare_losses
 from statefilm.experiments.report import Arms, body, by_arm, finding, how
 from statefilm.experiments.runner import Outcome
@@ -43,7 +43,7 @@ def write_quality_page(
         place = study_folder(study)
         sections += [
             f"## {study.name[0].upper()}{study.name[1:]}",
-            f"`statefilm experiment {NAME}` with {how(study, arms)}",
+            f"`statefilm experiment {NAME}` with {how(study, arms)} {_judged(study)}",
             *body(
                 study,
                 arms,
@@ -77,6 +77,16 @@ def found(study: Study, arms: Arms) -> str:
 def study_folder(study: Study) -> str:
     """The folder of a study's runs, such as "balls-16-frames"."""
     return re.sub(r"\W+", "-", study.name)
+
+
+def _judged(study: Study) -> str:
+    """What the FVD rests on."""
+    measures = study.measures
+    assert isinstance(measures, ClipMeasures)
+    return (
+        f"`fvd_rand128` is that of {measures.clips} clips on each side in {FEATURES} features, "
+        f"made with {measures.steps} steps of DDIM."
+    )
 
 
 def _real(study: Study) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from statefilm.errors import UsageError, check_stepped
 from statefilm.models import HTHTransformer, build, to_video
-from statefilm.models.transplant import transplant
+from statefilm.models.transplant import grown, transplant
 from statefilm.models.vae import latent_shape, load_vae
 from statefilm.pipelines import HTHPipeline
 from statefilm.pipelines.loading import vae_folder
@@ -166,6 +166,8 @@ def build_transformer(source: ModelSource) -> HTHTransformer:
         change = source.plan
         plan = to_video(transformer.config.plan, change.temporal_fraction, change.placement)
         transformer.register_to_config(plan=plan)
+        if change.added:
+            transformer = grown(transformer, change.added)
     adapters.freeze(transformer, source.freeze)
     if source.lora is not None:
         adapters.add_lora(transformer, source.lora)
