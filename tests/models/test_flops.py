@@ -12,10 +12,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from statefilm.mixers import MIXERS
 from statefilm.models import build
 from statefilm.models.flops import activation_bytes, forward_flops, token_grid
+from statefilm.ops.quasiseparable.core import forward_flops as quasiseparable_flops
+from statefilm.ops.ssd.chunked import forward_flops as ssd_flops
 
 TEXT_TOKENS = 24
 EVERY_MIXER = [{"mixer": mixer, "image_scan": "H", "video_scan": "H"} for mixer in MIXERS]
 GROUPED = {"hydra": {"groups": 2, "state_dim": 16}, "bimamba2": {"groups": 2, "head_dim": 32}}
+
+
+@pytest.mark.parametrize("count", [quasiseparable_flops, ssd_flops])
+def test_a_last_chunk_counts_for_what_it_holds(count):
+    shape = {"batch": 2, "heads": 3, "head_dim": 8, "groups": 1, "state": 4}
+    one, tail, both = (count(length=length, **shape) for length in (64, 8, 72))
+    carried = both - one - tail  # between the two chunks, in proportion to the length
+    assert 0 < carried == 72 * (count(length=128, **shape) - 2 * one) // 128
+    assert both < count(length=128, **shape)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,14 @@ def test_arms_are_recipes_of_equal_size_that_differ_in_the_mixer_alone():
         assert recipe.data == base.data and recipe.steps == base.steps == balls.steps
     assert max(sizes.values()) / min(sizes.values()) < 1.1
     section = recipe.data[0].clips
-    assert (section.world, section.num_frames, recipe.data[0].batch_size) == ("maze", 64, 2)
+    assert (section.world, section.num_frames, recipe.data[0].batch_size) == ("maze", 64, 1)
+
+
+def test_clips_of_all_lengths_are_as_many_frames():
+    studies = quality_studies(["maze"], [16, 64, 256])
+    recipes = [study.recipe_of("attention", 0) for study in studies]
+    drawn = {r.steps * r.data[0].batch_size * r.data[0].clips.num_frames for r in recipes}
+    assert len(drawn) == 1 and recipes[0].steps > recipes[-1].steps
 
 
 def test_minutes_bound_every_arm_alike():

@@ -30,7 +30,7 @@ WORLDS = ("balls", "maze")
 COMPARED = (ATTENTION, "linear-attention", "s4d-uni", "s4d-bi", "s6-uni", "s6-bi", "hydra")
 # Both of a kind, one way and two ways: what seeing both ways brings.
 WAYS = (("s4d-bi", "s4d-uni"), ("s6-bi", "s6-uni"))
-FRAMES_A_STEP = 128
+FRAMES_A_STEP = 64  # or one clip, where it is longer: then there are fewer steps
 
 
 def quality_studies(
@@ -75,10 +75,12 @@ def quality_studies(
     studies = []
     for world in worlds:
         for length in frames:
+            batch = max(1, FRAMES_A_STEP // length)
+            steps = max(1, round(base.steps * FRAMES_A_STEP / (batch * length)))
             setting = {
                 "data.0.clips.world": world,
                 "data.0.clips.num_frames": length,
-                "data.0.batch_size": max(1, FRAMES_A_STEP // length),
+                "data.0.batch_size": batch,
                 "samples.num_frames": length,
                 **({} if minutes is None else timed(minutes)),
                 **shared,
@@ -90,7 +92,7 @@ def quality_studies(
                     {name: {**setting, **_changes(layer)} for name, layer in layers.items()},
                     baseline=ATTENTION,
                     recipe=recipe,
-                    steps=base.steps if minutes is None else MANY_STEPS,
+                    steps=steps if minutes is None else MANY_STEPS,
                     equal="steps" if minutes is None else "minutes",
                     measures=measures or ClipMeasures(),
                     headline="fvd_rand128",

@@ -77,13 +77,16 @@ def make_core(backend: str, forward: Core, backward: CoreBackward) -> Core:
 def forward_flops(
     batch: int, length: int, heads: int, head_dim: int, groups: int, state: int
 ) -> int:
-    """Operations of the products over chunks, two for a multiply-add, as `chunked` makes them."""
+    """Operations of the products over chunks, two for a multiply-add.
+
+    A last chunk that is not full counts for what it holds, although `chunked` fills it up.
+    """
     size = min(CHUNK_SIZE, length)
-    chunks = -(-length // size)
+    chunks, rest = divmod(length, size)
     inner = heads * head_dim
-    inside = 2 * groups * size * size * state + size * size * inner
-    between = 4 * size * state * inner if chunks > 1 else 0
-    return 2 * batch * chunks * (inside + between)
+    inside = (chunks * size**2 + rest**2) * (2 * groups * state + inner)
+    between = 4 * length * state * inner if length > size else 0
+    return 2 * batch * (inside + between)
 
 
 def _count(x: torch.Size, dt: torch.Size, a: torch.Size, B: torch.Size, *_, **__) -> int:  # type: ignore[no-untyped-def]

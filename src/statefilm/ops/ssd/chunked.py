@@ -179,12 +179,16 @@ _core.register_autograd(_differentiate, setup_context=_remember)
 def forward_flops(
     batch: int, length: int, heads: int, head_dim: int, groups: int, state: int
 ) -> int:
-    """Operations of the products over chunks, two for a multiply-add."""
+    """Operations of the products over chunks, two for a multiply-add.
+
+    A last chunk that is not full counts for what it holds, although it is filled up.
+    """
     size = min(CHUNK_SIZE, length)
-    chunks = -(-length // size)
+    chunks, rest = divmod(length, size)
     inner = heads * head_dim
-    inside = groups * size * size * state + size * size * inner
-    return 2 * batch * chunks * (inside + 2 * size * state * inner)
+    inside = (chunks * size**2 + rest**2) * (groups * state + inner)
+    between = 2 * length * state * inner if length > size else 0
+    return 2 * batch * (inside + between)
 
 
 @register_flop_formula(torch.ops.statefilm.ssd_chunked)
