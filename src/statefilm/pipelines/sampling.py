@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from statefilm.errors import UsageError, suggest
-from statefilm.pipelines.schedulers import DDIM, DPMSolver, UniPC
+from statefilm.pipelines.schedulers import DDIM, DPMSolver, UniPC, clean_sample
 
 __all__ = [
     "SAMPLERS",
@@ -135,14 +135,10 @@ def predicted_sample(
 ) -> torch.Tensor:
     """The clean latents that a prediction at `latents`, before step `step`, implies."""
     kind = prediction_type(scheduler)
-    if kind == "sample":
-        return prediction
     if kind == FLOW:
         return latents - scheduler.sigmas[step].to(latents) * prediction
     alpha_bar = scheduler.alphas_cumprod[scheduler.timesteps[step].long().cpu()].to(latents)
-    if kind == "epsilon":
-        return (latents - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
-    return alpha_bar.sqrt() * latents - (1 - alpha_bar).sqrt() * prediction
+    return clean_sample(kind, prediction, latents, alpha_bar)
 
 
 def seed_generators(seed: int, count: int) -> list[torch.Generator]:

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 
-__all__ = ["DDIM", "DPMSolver", "UniPC", "clip"]
+__all__ = ["DDIM", "DPMSolver", "UniPC", "clean_sample", "clip"]
 
 
 def clip(scheduler: Any, clean: torch.Tensor) -> torch.Tensor:
@@ -17,6 +17,23 @@ def clip(scheduler: Any, clean: torch.Tensor) -> torch.Tensor:
         return clean
     most = scheduler.config.get("clip_sample_range", 1.0)
     return clean.clamp(-most, most)
+
+
+def clean_sample(
+    kind: str, prediction: torch.Tensor, sample: torch.Tensor, alpha_bar: torch.Tensor
+) -> torch.Tensor:
+    """What a prediction says of the clean sample, in a process that keeps the variance.
+
+    Args:
+        kind: of the prediction: "epsilon", "v_prediction" or "sample".
+        alpha_bar: the signal's part of the variance.
+    """
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    if kind == "sample":
+        return prediction
+    if kind == "epsilon":
+        return (sample - noise * prediction) / signal
+    return signal * sample - noise * prediction
 
 
 class DDIM(DDIMScheduler):
@@ -37,14 +54,9 @@ class DDIM(DDIMScheduler):
         after = self.timesteps[place + 1 : place + 2].tolist()
         level = self.alphas_cumprod[int(timestep)].to(sample)
         lower = (self.alphas_cumprod[after[0]] if after else self.final_alpha_cumprod).to(sample)
-        signal, noise = level.sqrt(), (1 - level).sqrt()
-        kind = self.config.prediction_type
-        if kind == "epsilon":
-            clean = (sample - noise * model_output) / signal
-        else:
-            clean = model_output if kind == "sample" else signal * sample - noise * model_output
+        clean = clean_sample(self.config.prediction_type, model_output, sample, level)
         clean = clip(self, clean)
-        towards = (sample - signal * clean) / noise
+        towards = (sample - level.sqrt() * clean) / (1 - level).sqrt()
         made = lower.sqrt() * clean + (1 - lower).sqrt() * towards
         if not return_dict:
             return made, clean
