@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from statefilm.cli import prefer
+from statefilm.pipelines.checkpoint import model_hash
 
 
 @pytest.fixture
@@ -71,9 +72,11 @@ def test_two_models_draw_the_prompts(cli, model, tmp_path):
     args = ("experiment", "prefer", model, "other", "--prompts-file", "prompts.txt", "-o", "out")
     outcome = cli(*args, "--report", "--seed", 3)
     assert outcome.code == 0, outcome.err
-    drawn = sorted(path.name for path in (tmp_path / "out" / "b-other").iterdir())
+    (folder,) = (tmp_path / "out").glob("b-other-*")
+    drawn = sorted(path.name for path in folder.iterdir())
     assert drawn == ["0000_a-red-circle_3.png", "0001_a-blue-square_4.png"]
     assert outcome.out.startswith("A = ") and "0 pairs" in outcome.out
+    assert folder.name == f"b-other-{model_hash(other)[:10]}"
 
 
 def test_bad_input(refused, folders):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"image": ".png", "video": ".mp4"}
 MAX_NAME = 200
+HASH = 10  # digits, as in what `statefilm image` writes
 
 
 def prefer(
@@ -52,16 +53,22 @@ def prefer(
 
     A and B are folders with files of the same names, or with --prompts-file models, which then draw
     each prompt from the same noise. The page does not tell which is which; each choice is appended
-    to choices.jsonl, and a second call goes on where the first one stopped. Ctrl-C ends it.
+    to choices.jsonl, and a second call goes on where the first one stopped, as long as the models
+    are the same. Ctrl-C ends it.
     """
     from statefilm.experiments.prefer import ChoiceLog, Session, find_pairs, shuffled
 
     console = Console(json=as_json, quiet=quiet)
-    folders = Path(a), Path(b)
+    folders, systems = (Path(a), Path(b)), (a, b)
     if a == b:
         raise CommandError(f"A and B are both {a!r}", "give two folders or two models")
     if prompts_file is not None:
-        folders = output / f"a-{slug(a, MAX_NAME)}", output / f"b-{slug(b, MAX_NAME)}"
+        hashes = _hash(a), _hash(b)
+        systems = f"{a} {hashes[0]}", f"{b} {hashes[1]}"
+        folders = (
+            output / f"a-{slug(a, MAX_NAME)}-{hashes[0]}",
+            output / f"b-{slug(b, MAX_NAME)}-{hashes[1]}",
+        )
         kind = "image" if num_frames == 1 else "video"
         for model, folder in zip((a, b), folders, strict=True):
             console.note(f"{model} draws what is missing in {folder}")
@@ -69,11 +76,19 @@ def prefer(
     pairs, unpaired = find_pairs(*folders)
     if unpaired:
         console.warn(f"{len(unpaired)} files have no partner: {unpaired[0]} ...")
-    session = Session(shuffled(pairs, seed), ChoiceLog(output / "choices.jsonl", (a, b)))
+    session = Session(shuffled(pairs, seed), ChoiceLog(output / "choices.jsonl", systems))
     if not report:
         _serve(session, port, console)
     found = session.preference()
     print(json.dumps(asdict(found)) if as_json else _text(found, a, b))
+
+
+def _hash(model: str) -> str:
+    """What tells a model's weights from others that its name will stand for."""
+    from statefilm.pipelines import resolve_model
+    from statefilm.pipelines.checkpoint import model_hash
+
+    return model_hash(resolve_model(model))[:HASH]
 
 
 def _serve(session: Session, port: int, console: Console) -> None:
