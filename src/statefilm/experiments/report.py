@@ -86,19 +86,19 @@ def finding(study: Study, arms: Arms) -> str:
     seeds = len(arms[base])
     parts = []
     others = [arm for arm in arms if arm != base]
-    for name, differences in (
-        *(
-            (f"in {figure}", [compare(arms, arm, base, figure) for arm in others])
-            for figure in (study.headline, *study.also)
-        ),
-        ("in the loss", [compare_losses(arms, arm, base) for arm in others]),
-    ):
+    found: dict[str, list[Difference | None]] = {
+        figure: [compare(arms, arm, base, figure) for arm in others]
+        for figure in (study.headline, *study.also)
+    }
+    found["the loss"] = [compare_losses(arms, arm, base) for arm in others]
+    for figure, differences in found.items():
         claims = [
             f"{arm} {_signed(difference)}"
             for arm, difference in zip(others, differences, strict=True)
             if difference and difference.found
         ]
-        parts.append(f"{name} {', '.join(claims)}" if claims else f"{name} no difference was found")
+        told = ", ".join(claims) if claims else "no difference was found"
+        parts.append(f"in {figure} {told}")
     luck = "" if seeds > 1 else " It takes two seeds to claim a difference."
     return (
         f"Against {study.baseline}, at this budget and with {seeds} seed{'s' * (seeds != 1)}: "
