@@ -79,6 +79,17 @@ def test_two_models_draw_the_prompts(cli, model, tmp_path):
     assert folder.name == f"b-other-{model_hash(other)[:10]}"
 
 
+def test_choices_between_models_that_were_trained_on_are_not_mixed(refused, model, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    (tmp_path / "out").mkdir()
+    head = json.dumps({"a": f"{model} 0123456789", "b": "other 0123456789"})
+    (tmp_path / "out" / "choices.jsonl").write_text(head + "\n")
+    (tmp_path / "other").symlink_to(model)
+    args = ("experiment", "prefer", model, "other", "--prompts-file", "prompts.txt", "-o", "out")
+    assert "give another folder, or remove it" in refused(*args, "--report")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["choices.jsonl"]
+
+
 def test_bad_input(refused, folders):
     assert "A and B are both 'a'" in refused("experiment", "prefer", "a", "a")
     assert "is not a folder of images" in refused("experiment", "prefer", "a", "c", "--report")

@@ -71,6 +71,31 @@ def test_nothing_scores_nothing():
     assert set(results.oracle.values()) == {1.0}
 
 
+def test_pictures_of_nothing_stand_beside_the_figures(perfect, clips):
+    assert perfect.blank.keys() == perfect.metrics.keys()
+    assert {value for name, value in perfect.blank.items() if "soft" not in name} == {0.0}
+    assert clips.blank.keys() == clips.metrics.keys()
+    assert clips.blank["motion_class"] == clips.blank["instance_preservation"] == 0.0
+    assert clips.blank["temporal_flickering"] == 1.0  # nothing flickers where nothing is
+    assert clips.blank["total_score"] < 0.9
+
+
+def test_things_of_the_trained_size_are_found_on_a_larger_canvas():
+    def smaller(prompts, seeds):
+        images = oracle(prompts, seeds, size=64)
+        margin = torch.full((len(prompts), 3, 1, 160, 160), -0.9)
+        margin[:] = images[..., :1, :1]
+        margin[..., 48:112, 48:112] = images
+        return margin
+
+    tasks = ("single_object", "colors")
+    found = [
+        evaluate_t2i(smaller, images_per_task=12, tasks=tasks, zoom=zoom).metrics["mean.strict"]
+        for zoom in (1.0, 2.5)
+    ]
+    assert found[1].value == 1.0 > found[0].value
+
+
 def test_colors_alone_are_missed_when_colors_alone_are_wrong():
     tasks = ("two_object", "colors", "color_attr")
     results = evaluate_t2i(colorblind, images_per_task=32, tasks=tasks)

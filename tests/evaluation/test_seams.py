@@ -13,16 +13,16 @@ def test_truth_has_no_seams():
     images = oracle(prompts, range(128), size=64)[:, :, 0]
     metric = mean_seams(images.split(50), (4, 4))
     assert metric.n == 128 and metric.low < 0 < metric.high
-    assert metric.high - metric.low < 0.002
+    assert metric.high - metric.low < 0.3
 
 
 def test_a_step_at_every_border_is_measured():
     board = torch.zeros(1, 1, 8, 8)
     board[..., 4:, :4] = board[..., :4, 4:] = 0.5  # a checkerboard of 4 x 4 pixels
-    assert seams(board, (4, 4)).tolist() == [0.25]
-    assert seams(board, (8, 4)).tolist() == [0.25]
-    assert seams(board, (2, 2)).item() == pytest.approx(0.25 / 3)
-    assert seams(board.roll(1, -1), (8, 4)).tolist() == [-0.125]
+    assert seams(board, (4, 4)).tolist() == [63.75]
+    assert seams(board, (8, 4)).tolist() == [63.75]
+    assert seams(board, (2, 2)).item() == pytest.approx(63.75 / 3)
+    assert seams(board.roll(1, -1), (8, 4)).tolist() == [-31.875]
 
 
 @pytest.mark.parametrize("patch", [(1, 4), (4, 3), (8, 8)])

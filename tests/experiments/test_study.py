@@ -54,6 +54,25 @@ def test_arms_of_equal_time_stop_by_the_clock():
     }
 
 
+def test_added_blocks_cost_what_blocks_cost(tmp_path):
+    study = STUDIES["temporal"]
+    source = tmp_path / "before" / "pipeline"
+    first = study.before.recipe_for(0).model
+    build(first.preset, **first.overrides).save_config(source / "transformer")
+    (source / "model_index.json").write_text("{}")
+    costs = [
+        flops_of_step(study.recipe_of(arm, 0, str(tmp_path / "before")))
+        for arm in ("none", "none, 4 added")
+    ]
+    assert 1.25 < costs[1] / costs[0] < 1.45
+
+
+def test_a_study_by_the_clock_is_shortened_in_minutes():
+    part = shortened(STUDIES["mixer-time"], 0.1)
+    minutes = [part.recipe_of(arm, 0).max_minutes for arm in part.arms]
+    assert minutes == pytest.approx([MINUTES / 10] * len(part.arms))
+
+
 def test_a_shortened_study_keeps_everything_but_its_steps():
     whole = STUDIES["temporal"]
     part = shortened(whole, 0.01)

@@ -12,6 +12,7 @@ from statefilm.models import (
     hybrid_plan,
     to_video,
 )
+from statefilm.models.embeddings import sinusoidal_positions
 from statefilm.models.patch import merge_time, split_time
 from statefilm.models.sequence import SequenceExtras
 
@@ -364,3 +365,16 @@ def test_a_step_cache_that_would_mix_two_orders_is_refused():
         toy(plan=[*plan, plan[1]]).enable_cache(FirstBlockCacheConfig())
     with pytest.raises(ValueError, match="unknown cache str"):
         toy().enable_cache("first_block")
+
+
+def test_continuous_codes_are_of_places_and_others_of_tokens():
+    def middle(side, continuous):
+        grid = (2, side, side)
+        codes = sinusoidal_positions(grid, 24, torch.device("cpu"), continuous=continuous)
+        return codes[1, side // 2, side // 2]
+
+    for side in (3, 7):
+        assert torch.allclose(middle(side, True), middle(1, True), atol=1e-5)
+        assert not torch.allclose(middle(side, False), middle(1, False), atol=0.1)
+    wide = sinusoidal_positions((1, 1, 4), 24, torch.device("cpu"), continuous=True)
+    assert not torch.allclose(wide[0, 0, 0], wide[0, 0, 1], atol=0.1)

@@ -91,7 +91,7 @@ def test_mixed_plans_spread_their_attention_blocks():
 def test_new_temporal_blocks_are_spread_and_take_turns():
     plan = hybrid_plan(1)
     longer, places = add_temporal(plan, 4)
-    assert places == [2, 6, 10, 14] and len(longer) == 15
+    assert places == [1, 5, 8, 12] and len(longer) == 15
     assert [longer[place]["video_scan"] for place in places] == ["TH", "TV", "TH", "TV"]
     assert [longer[place]["image_scan"] for place in places] == ["H", "V", "H", "V"]
     assert {longer[place]["mixer"] for place in places} == {"hydra"}

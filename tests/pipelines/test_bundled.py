@@ -20,7 +20,7 @@ def test_the_walk_shows_walls_of_the_color_asked_for():
     maze = find_world("maze")
     pipe = load_pipeline("maze-32", device="cpu")
     pipe.set_progress_bar_config(disable=True)
-    asked = [0, 2, 3, 4]
+    asked = [*range(6), *range(6)]
     clips = pipe(
         class_labels=asked,
         num_frames=16,
@@ -31,6 +31,7 @@ def test_the_walk_shows_walls_of_the_color_asked_for():
     ).frames
     readings = maze.read(clips.float().clamp(-1, 1))
     shown = [maze.label_of(reading) for reading in readings]
-    assert sum(a == b for a, b in zip(shown, asked, strict=True)) >= 3
+    # By chance it would be 2 of 12; real clips show their main color in 86 of 100.
+    assert sum(a == b for a, b in zip(shown, asked, strict=True)) >= 7
     views = [verdict["views"] for verdict in maze.verdicts(readings)]
     assert torch.tensor(views).mean() > 0.9

@@ -259,6 +259,14 @@ def test_a_stage_stands_on_the_recipe_of_the_one_before(tmp_path, monkeypatch):
         without_weights(load_recipe("world_refine", ["model.init_from=runs/nowhere"]))
 
 
+def test_added_blocks_are_planned_for_through_the_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("world_t2v", ["model.plan={temporal_fraction: 0.0, added: 4}"])
+    model = recipe_shell(without_weights(recipe)).modules["transformer"]
+    assert len(model.blocks) == len(model.config.plan) == 15
+    assert sum(block["video_scan"] in ("TH", "TV") for block in model.config.plan) == 4
+
+
 def test_presets():
     run = read_preset_run(
         ["batch_size=2", "precision=float32", "height=32", "width=32", "num_frames=2"]

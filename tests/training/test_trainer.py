@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from statefilm import HTHPipeline
+from statefilm.errors import UsageError
 from statefilm.models.vae import load_vae
 from statefilm.pipelines import VideoDiffusionPipeline
 from statefilm.training import Trainer, load_recipe, shipped_recipes
@@ -294,3 +295,18 @@ def test_changes_of_a_recipe_are_told_on_resume(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "optimizer.lr was 0.01, is 0.5" in told
     assert "resuming at step 1" in told
+
+
+def test_an_image_model_gets_new_temporal_blocks_once(smoke_runs, tmp_path):
+    source = smoke_runs / "runs" / "smoke_world_t2i"
+    sources = [f"{part}.init_from={source}" for part in ("model", "text")]
+    changes = [*sources, "steps=1", "model.plan={temporal_fraction: 0.0, added: 2}"]
+    saved = train(load_recipe("smoke_world_t2v", changes), tmp_path / "grown")
+    plan = HTHPipeline.from_pretrained(saved).transformer.config.plan
+    before = HTHPipeline.from_pretrained(source / "pipeline").transformer.config.plan
+    assert len(plan) == len(before) + 2
+    assert [one["video_scan"] for one in plan if one["video_scan"] in ("TH", "TV")] == ["TH", "TV"]
+    again = [f"{part}.init_from={tmp_path / 'grown'}" for part in ("model", "text")]
+    recipe = load_recipe("smoke_world_t2v", [*again, "steps=1", "model.plan={added: 1}"])
+    with pytest.raises(UsageError, match=r"model\.plan\.added 1 is for image models"):
+        train(recipe, tmp_path / "more")

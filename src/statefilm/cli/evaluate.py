@@ -20,11 +20,13 @@ from statefilm.errors import check_stepped, suggest
 if TYPE_CHECKING:
     from statefilm.evaluation.world import Results
 
-Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Sample i uses seed + i.")]
+Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Of what is made or drawn.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Made at once.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FOLDER", help="For results.json and samples."),
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="For results.json and what goes with it."
+    ),
 ]
 
 app = typer.Typer(help="Measure a model: a table and results.json.", rich_markup_mode=None)

@@ -69,6 +69,8 @@ def prefer(
             output / f"a-{slug(a, MAX_NAME)}-{hashes[0]}",
             output / f"b-{slug(b, MAX_NAME)}-{hashes[1]}",
         )
+    log = ChoiceLog(output / "choices.jsonl", systems)
+    if prompts_file is not None:
         kind = "image" if num_frames == 1 else "video"
         for model, folder in zip((a, b), folders, strict=True):
             console.note(f"{model} draws what is missing in {folder}")
@@ -76,7 +78,7 @@ def prefer(
     pairs, unpaired = find_pairs(*folders)
     if unpaired:
         console.warn(f"{len(unpaired)} files have no partner: {unpaired[0]} ...")
-    session = Session(shuffled(pairs, seed), ChoiceLog(output / "choices.jsonl", systems))
+    session = Session(shuffled(pairs, seed), log)
     if not report:
         _serve(session, port, console)
     found = session.preference()

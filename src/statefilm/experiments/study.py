@@ -11,6 +11,7 @@ import torch
 
 from statefilm.models import HTHTransformer, TemporalSSMUNet, build
 from statefilm.models.flops import forward_flops
+from statefilm.models.plan import add_temporal
 from statefilm.models.unet.cost import forward_flops as unet_flops
 from statefilm.pipelines import resolve_model
 from statefilm.training import load_recipe
@@ -148,7 +149,11 @@ def _denoiser_config(recipe: DiffusionRecipe) -> Mapping[str, Any]:
             else (HTHTransformer, "transformer")
         )
         folder = resolve_model(source.init_from) / name
-        return kind.from_config(kind.load_config(folder)).config
+        config = kind.load_config(folder)
+        change = getattr(source, "plan", None)
+        if change is not None:
+            config["plan"] = add_temporal(config["plan"], change.added)[0]
+        return kind.from_config(config).config
 
 
 def timed(minutes: float) -> Changes:
@@ -157,8 +162,14 @@ def timed(minutes: float) -> Changes:
 
 
 def shortened(study: Study, share: float) -> Study:
-    """The study with a share of its steps, for all stages alike."""
+    """The study with a share of its steps or minutes, for all stages alike."""
     before = study.before
+    if study.equal == "minutes":
+        arms = {
+            name: {**changes, **timed(share * changes["max_minutes"])}
+            for name, changes in study.arms.items()
+        }
+        return replace(study, arms=arms)
     if before is not None:
         before = replace(before, steps=max(1, round(share * before.steps)))
     return replace(study, steps=max(1, round(share * study.steps)), before=before)

@@ -137,15 +137,15 @@ def add_temporal(plan: Plan, count: int) -> tuple[Plan, list[int]]:
     mixer = next((block["mixer"] for block in plan if block["mixer"] != "attention"), None)
     if mixer is None:
         raise ValueError("the plan has no state-space block whose kind could be added")
-    ends = [len(plan) * (number + 1) // count for number in range(count)]
+    ends = [len(plan) * (2 * number + 1) // (2 * count) for number in range(count)]
     longer: Plan = []
-    places = []
+    places: list[int] = []
     for index, block in enumerate(plan):
-        longer.append(_block(block["mixer"], block["image_scan"], block["video_scan"]))
-        if index + 1 in ends:
+        if index in ends:
+            image, video = (("H", "TH"), ("V", "TV"))[len(places) % 2]
             places.append(len(longer))
-            image, video = (("H", "TH"), ("V", "TV"))[len(places) % 2 - 1]
             longer.append(_block(mixer, image, video))
+        longer.append(_block(block["mixer"], block["image_scan"], block["video_scan"]))
     return longer, places
 
 

@@ -83,7 +83,9 @@ def grown(source: HTHTransformer, count: int) -> HTHTransformer:
         plan, places = add_temporal(source.config.plan, count)
     except ValueError as error:
         raise UsageError(f"model.plan.added: {error}") from None
-    config = {**source.config, "plan": plan}
+    # diffusers leaves fields out that were not given, of which it keeps the names.
+    config = {name: source.config[name] for name in source.config if name[0] != "_"}
+    config["plan"] = plan
     with source.token_in.weight.device:
         model = HTHTransformer.from_config(config)
     old = [number for number in range(len(plan)) if number not in places]

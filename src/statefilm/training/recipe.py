@@ -26,8 +26,9 @@ from statefilm.training.streams import Stream, Timesteps
 class PlanChange(Section):
     """Which state-space blocks scan temporal-major in videos; see `models.to_video`.
 
-    `added` is how many new temporal-major blocks are put among those that there are, for what the
-    paper says does not work; see `models.transplant.grown`.
+    `added` is how many new temporal-major blocks are put among those of an image model, beside the
+    fraction of its own that turns, for what the paper says does not work; see
+    `models.transplant.grown`. A later stage that goes on with them has no `plan`.
     """
 
     temporal_fraction: Share = 0.4

@@ -117,7 +117,7 @@ def test_bad_answers(session, index, answer, seconds, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": "red", "b": "green"}\n', "holds choices between .* give another file"),
+        ('{"a": "red", "b": "green"}\n', "holds choices between .* give another folder"),
         ("", "holds choices between nothing"),
         ('{"a": "red", "b": "blue"}\n{"name": "x"}\n', ":2: .* is not a choice"),
         (

@@ -24,7 +24,7 @@ class Metric:
     Attributes:
         low, high: its 95 % interval.
         n: how many images or clips it rests on; 0 where none could be judged.
-        floor: its value for the same images under shuffled prompts.
+        floor: its value for the same images under shuffled prompts, where its maker says no other.
     """
 
     value: float

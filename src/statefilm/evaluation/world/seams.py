@@ -23,7 +23,7 @@ def seams(images: Tensor, patch: tuple[int, int]) -> Tensor:
         patch: rows and columns of a token in pixels, which divide H and W.
 
     Returns:
-        [N], mean absolute differences in parts of the range, both directions together.
+        [N], mean absolute differences in levels of 8 bits, both directions together.
 
     Raises:
         ValueError: patches of one pixel have no inside, do not divide the image, or fill it.
@@ -36,7 +36,9 @@ def seams(images: Tensor, patch: tuple[int, int]) -> Tensor:
         )
     found = []
     for axis, side in ((-2, patch[0]), (-1, patch[1])):
-        change = images.diff(dim=axis).abs().mean(1).transpose(axis, -1) / 2  # [N, across, steps]
+        change = (
+            images.diff(dim=axis).abs().mean(1).transpose(axis, -1) * 127.5
+        )  # [N, across, steps]
         borders = torch.arange(change.shape[-1] + 1, device=images.device)[side:-1:side] - 1
         beside = (change[..., borders - 1] + change[..., borders + 1]) / 2
         found.append((change[..., borders] - beside).flatten(1))
@@ -44,7 +46,7 @@ def seams(images: Tensor, patch: tuple[int, int]) -> Tensor:
 
 
 def mean_seams(batches: Sequence[Tensor], patch: tuple[int, int]) -> Metric:
-    """The mean of `seams` with its 95 % interval, by the spread over images.
+    """The mean of `seams` with its 95 % interval, by the spread over images; its floor is 0.
 
     Args:
         batches: images [n, C, H, W].

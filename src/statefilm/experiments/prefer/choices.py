@@ -75,7 +75,7 @@ class ChoiceLog:
         if _parsed(head) != self._head:
             raise UsageError(
                 f"{self.path} holds choices between {head.strip() or 'nothing'}, not between "
-                f"{json.dumps(self._head)}: give another file"
+                f"{json.dumps(self._head)}: give another folder, or remove it"
             )
         for number, line in enumerate(lines, start=2):
             choice = _choice(line)

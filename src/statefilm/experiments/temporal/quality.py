@@ -30,7 +30,7 @@ WORLDS = ("balls", "maze")
 COMPARED = (ATTENTION, "linear-attention", "s4d-uni", "s4d-bi", "s6-uni", "s6-bi", "hydra")
 # Both of a kind, one way and two ways: what seeing both ways brings.
 WAYS = (("s4d-bi", "s4d-uni"), ("s6-bi", "s6-uni"))
-FRAMES_A_STEP = 64  # or one clip, where it is longer: then there are fewer steps
+FRAMES_A_STEP = 64  # as far as clips go into it; with the recipe's steps, the frames of all arms
 
 
 def quality_studies(
@@ -75,16 +75,16 @@ def quality_studies(
     studies = []
     for world in worlds:
         for length in frames:
-            batch = max(1, FRAMES_A_STEP // length)
-            steps = max(1, round(base.steps * FRAMES_A_STEP / (batch * length)))
             setting = {
                 "data.0.clips.world": world,
                 "data.0.clips.num_frames": length,
-                "data.0.batch_size": batch,
+                "data.0.batch_size": max(1, FRAMES_A_STEP // length),
                 "samples.num_frames": length,
                 **({} if minutes is None else timed(minutes)),
                 **shared,
             }
+            frames_a_step = setting["data.0.batch_size"] * length
+            steps = max(1, round(base.steps * FRAMES_A_STEP / frames_a_step))
             studies.append(
                 Study(
                     f"{world}, {length} frames",

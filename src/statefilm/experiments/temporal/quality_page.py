@@ -80,12 +80,13 @@ def study_folder(study: Study) -> str:
 
 
 def _judged(study: Study) -> str:
-    """What the FVD rests on."""
-    measures = study.measures
+    """What a step is, and what the FVD rests on."""
+    measures, stream = study.measures, study.recipe_of(study.baseline, 0).data[0]
     assert isinstance(measures, ClipMeasures)
     return (
-        f"`fvd_rand128` is that of {measures.clips} clips on each side in {FEATURES} features, "
-        f"made with {measures.steps} steps of DDIM."
+        f"A step takes {stream.batch_size} clips of {stream.drawn.num_frames} frames; clips of all "
+        f"lengths come to as many frames. `fvd_rand128` is that of {measures.clips} clips on each "
+        f"side in {FEATURES} features, made with {measures.steps} steps of DDIM."
     )
 
 

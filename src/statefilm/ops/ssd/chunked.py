@@ -181,13 +181,14 @@ def forward_flops(
 ) -> int:
     """Operations of the products over chunks, two for a multiply-add.
 
-    A last chunk that is not full counts for what it holds, although it is filled up.
+    A last chunk that is not full counts for what it holds, although it is filled up. Of a single
+    chunk the final state is made, too, but none is read.
     """
     size = min(CHUNK_SIZE, length)
     chunks, rest = divmod(length, size)
     inner = heads * head_dim
     inside = (chunks * size**2 + rest**2) * (groups * state + inner)
-    between = 2 * length * state * inner if length > size else 0
+    between = (1 + (length > size)) * length * state * inner
     return 2 * batch * (inside + between)
 
 

@@ -114,6 +114,9 @@ def _model(source: ModelSource | UNetSource) -> ModelSource | UNetSource:
     before = _recipe_of(source.init_from)
     if before is not None:
         first = _model(_section(before, "model", source.init_from))
+        if "plan" in own and isinstance(first, ModelSource) and first.plan is not None:
+            added = first.plan.added + own["plan"].added
+            own["plan"] = own["plan"].model_copy(update={"added": added})
         return first.model_copy(update=own)
     if isinstance(source, ModelSource):
         config = _config(source.init_from, "transformer")

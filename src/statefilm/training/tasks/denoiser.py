@@ -163,8 +163,13 @@ def build_transformer(source: ModelSource) -> HTHTransformer:
     if source.convert_from is not None:
         _convert(source.convert_from, transformer)
     if source.plan is not None:
-        change = source.plan
-        plan = to_video(transformer.config.plan, change.temporal_fraction, change.placement)
+        change, before = source.plan, transformer.config.plan
+        if change.added and any(one["video_scan"] != one["image_scan"] for one in before):
+            raise UsageError(
+                f"model.plan.added {change.added} is for image models, and this one scans along "
+                "time: leave it out"
+            )
+        plan = to_video(before, change.temporal_fraction, change.placement)
         transformer.register_to_config(plan=plan)
         if change.added:
             transformer = grown(transformer, change.added)
