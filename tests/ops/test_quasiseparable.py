@@ -229,7 +229,7 @@ def test_nothing_but_the_inputs_is_kept_for_the_backward(draw):
     assert sum(kept) <= 3 * sum(t.numel() for t in inputs.values())
 
 
-@pytest.mark.parametrize("length", [40, 200])
+@pytest.mark.parametrize("length", [40, 192])  # whole chunks: others are filled up
 def test_flops_are_those_of_the_products(draw, length):
     inputs = draw(length, 2)
     a = inputs["dt"] * inputs.pop("A")

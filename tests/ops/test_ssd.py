@@ -209,11 +209,12 @@ def test_an_unknown_backend_names_the_valid_ones(draw):
         ssd(**draw(7, 0), backend="chunky")
 
 
-@pytest.mark.parametrize("length", [40, 200])
-def test_flops_are_those_of_the_products(draw, length):
+@pytest.mark.parametrize("initial", [False, True])
+@pytest.mark.parametrize("length", [40, 192])  # whole chunks: others are filled up
+def test_flops_are_those_of_the_products(draw, length, initial):
     inputs = draw(length, 0)
     inputs["a"] = inputs["dt"] * inputs.pop("A")
-    inputs["initial"] = with_initial_state(inputs)["initial_state"]
+    inputs["initial"] = with_initial_state(inputs)["initial_state"] if initial else None
     with FlopCounterMode(display=False) as products:
         _core._init_fn(**inputs)
     with FlopCounterMode(display=False) as op:

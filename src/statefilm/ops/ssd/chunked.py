@@ -177,22 +177,37 @@ _core.register_autograd(_differentiate, setup_context=_remember)
 
 
 def forward_flops(
-    batch: int, length: int, heads: int, head_dim: int, groups: int, state: int
+    batch: int,
+    length: int,
+    heads: int,
+    head_dim: int,
+    groups: int,
+    state: int,
+    initial: bool = False,
 ) -> int:
     """Operations of the products over chunks, two for a multiply-add.
 
     A last chunk that is not full counts for what it holds, although it is filled up. Of a single
-    chunk the final state is made, too, but none is read.
+    chunk a state is made, but read only where there is an `initial` one.
     """
     size = min(CHUNK_SIZE, length)
     chunks, rest = divmod(length, size)
     inner = heads * head_dim
     inside = (chunks * size**2 + rest**2) * (groups * state + inner)
-    between = (1 + (length > size)) * length * state * inner
+    between = (1 + (initial or length > size)) * length * state * inner
     return 2 * batch * (inside + between)
 
 
 @register_flop_formula(torch.ops.statefilm.ssd_chunked)
-def _count(x: torch.Size, dt: torch.Size, a: torch.Size, B: torch.Size, *_, **__) -> int:  # type: ignore[no-untyped-def]
+def _count(  # type: ignore[no-untyped-def]
+    x: torch.Size,
+    dt: torch.Size,
+    a: torch.Size,
+    B: torch.Size,
+    C: torch.Size,
+    initial: torch.Size | None,
+    *_,
+    **__,
+) -> int:
     """What `torch.utils.flop_counter` adds for a call, from the shapes."""
-    return forward_flops(*x, *B[2:])
+    return forward_flops(*x, *B[2:], initial is not None)
