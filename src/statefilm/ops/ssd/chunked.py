@@ -210,4 +210,5 @@ def _count(  # type: ignore[no-untyped-def]
     **__,
 ) -> int:
     """What `torch.utils.flop_counter` adds for a call, from the shapes."""
-    return forward_flops(*x, *B[2:], initial is not None)
+    batch, length, heads, head_dim = x
+    return forward_flops(batch, length, heads, head_dim, B[2], B[3], initial is not None)
