@@ -96,7 +96,8 @@ def test_new_temporal_blocks_are_spread_and_take_turns():
     assert [longer[place]["image_scan"] for place in places] == ["H", "V", "H", "V"]
     assert {longer[place]["mixer"] for place in places} == {"hydra"}
     assert [block for place, block in enumerate(longer) if place not in places] == plan
-    assert add_temporal(plan, 0) == (plan, [])
+    for same in (plan, attention_plan(3)):
+        assert add_temporal(same, 0) == (same, [])
 
 
 @pytest.mark.parametrize(

@@ -135,13 +135,14 @@ def add_temporal(plan: Plan, count: int) -> tuple[Plan, list[int]]:
     if not 0 <= count <= len(plan):
         raise ValueError(f"{count} added blocks do not fit a plan of {len(plan)}")
     mixer = next((block["mixer"] for block in plan if block["mixer"] != "attention"), None)
-    if mixer is None:
+    if mixer is None and count:
         raise ValueError("the plan has no state-space block whose kind could be added")
-    ends = [len(plan) * (2 * number + 1) // (2 * count) for number in range(count)]
+    middles = [len(plan) * (2 * number + 1) // (2 * count) for number in range(count)]
     longer: Plan = []
     places: list[int] = []
     for index, block in enumerate(plan):
-        if index in ends:
+        if index in middles:
+            assert mixer is not None
             image, video = (("H", "TH"), ("V", "TV"))[len(places) % 2]
             places.append(len(longer))
             longer.append(_block(mixer, image, video))

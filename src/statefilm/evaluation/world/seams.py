@@ -36,13 +36,11 @@ def seams(images: Tensor, patch: tuple[int, int]) -> Tensor:
         )
     found = []
     for axis, side in ((-2, patch[0]), (-1, patch[1])):
-        change = (
-            images.diff(dim=axis).abs().mean(1).transpose(axis, -1) * 127.5
-        )  # [N, across, steps]
+        change = images.diff(dim=axis).abs().mean(1).transpose(axis, -1)  # [N, across, steps]
         borders = torch.arange(change.shape[-1] + 1, device=images.device)[side:-1:side] - 1
         beside = (change[..., borders - 1] + change[..., borders + 1]) / 2
         found.append((change[..., borders] - beside).flatten(1))
-    return torch.cat(found, 1).mean(1)
+    return torch.cat(found, 1).mean(1) * 127.5
 
 
 def mean_seams(batches: Sequence[Tensor], patch: tuple[int, int]) -> Metric:
