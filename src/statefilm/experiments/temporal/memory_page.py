@@ -141,12 +141,15 @@ def _plot(rows: Sequence[Row], path: Path) -> bool:
     except ModuleNotFoundError:
         return False
     comparisons = _by(rows, "comparison")
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
     figure = Figure(figsize=(11, 4.2 * len(comparisons)), layout="constrained")
     axes = figure.subplots(len(comparisons), 2, squeeze=False)
     for (kept, step), (comparison, own) in zip(axes, comparisons, strict=True):
-        for place, arm in enumerate(dict.fromkeys(row["arm"] for row in own)):
-            style = {"color": f"C{place % 10}", "marker": "o", "linestyle": "-:"[place // 10]}
+        for place, arm in enumerate(arms):
             points = [row for row in own if row["arm"] == arm]
+            if not points:
+                continue
+            style = {"color": f"C{place % 10}", "marker": "o", "linestyle": "-:"[place // 10]}
             for axis, column, unit in ((kept, "saved_bytes", 2**-20), (step, "step_seconds", 1e3)):
                 seen = [row for row in points if row[column] is not None]
                 values = [unit * row[column] for row in seen]
