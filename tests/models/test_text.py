@@ -1,6 +1,7 @@
 """Text conditioning: the word tokenizer, T5 encoders, and prompts as states."""
 
 import logging
+from itertools import permutations
 
 import pytest
 import torch
@@ -92,6 +93,27 @@ def test_word_order_reaches_the_states(tokenizer, encoder):
         tokenizer, encoder, ["red circle left of square", "square left of red circle"]
     )
     assert (states[0].mean(0) - states[1].mean(0)).abs().max() > 1e-3
+
+
+def test_states_of_a_fresh_encoder_tell_what_belongs_together():
+    """A linear reading of a noun's state, fitted on half of the captions, names its colour."""
+    colors = ("red", "green", "blue", "white")
+    prompts = [
+        f"a {a} circle {relation} a {b} square"
+        for a, b in permutations(colors, 2)
+        for relation in ("and", "above", "below", "left of", "right of", "over", "under", "with")
+    ]
+    tokenizer = build_word_tokenizer(prompts)
+    torch.manual_seed(0)
+    fresh = build_text_encoder("world_t5", vocab_size=len(tokenizer), num_layers=2)
+    with torch.no_grad():
+        states = encode_prompts(tokenizer, fresh, prompts, 12)[0][:, 2].double()  # of "circle"
+    states = torch.cat([states, torch.ones(len(states), 1)], 1)
+    own = torch.tensor([colors.index(prompt.split()[1]) for prompt in prompts])
+    train, test = torch.randperm(len(prompts)).chunk(2)
+    x, y = states[train], torch.nn.functional.one_hot(own[train]).double()
+    weights = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ y)
+    assert ((states[test] @ weights).argmax(1) == own[test]).double().mean() > 0.98
 
 
 def test_the_encoder_can_be_trained_through_its_states(tokenizer, encoder):

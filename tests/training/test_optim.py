@@ -58,7 +58,6 @@ def test_muon_takes_the_matrices_inside_blocks_and_nothing_else():
     assert all(dict(modules.named_parameters())[name].ndim == 2 for name in muon)
     for name in ("cross_attention.to_q", "mixer.in_proj", "mixer.fc_D", "feed_forward.linear_in"):
         assert f"transformer.blocks.0.{name}.weight" in muon
-    assert "text_encoder.encoder.block.0.layer.0.SelfAttention.q.weight" in muon
     for name in (
         "transformer.token_in.weight",
         "transformer.token_out.weight",
@@ -80,6 +79,17 @@ def test_only_weights_of_layers_decay(name):
     assert decays["transformer.token_in.weight"] > 0
     assert decays["transformer.blocks.0.mixer.in_proj.weight"] > 0
     assert decays["transformer.blocks.0.mixer.conv1d.weight"] > 0
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_text_encoder_learns_by_adamw_at_its_own_rate(name):
+    optimizers = Optimizers(toy_modules(), Optimizer(name=name, text_lr=3e-5))
+    names = {parameter: name for name, parameter in optimizers.parameters.items()}
+    for optimizer in optimizers.optimizers:
+        for group in optimizer.param_groups:
+            of_text = {names[p].startswith("text_encoder.") for p in group["params"]}
+            assert of_text == {group["base_lr"] == 3e-5}
+            assert type(optimizer).__name__ == "AdamW" or of_text == {False}
 
 
 def test_frozen_parameters_are_left_out():

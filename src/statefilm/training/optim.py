@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ STATE: dict[type[Optimizer], tuple[str, ...]] = {
     AdamW: ("step", "exp_avg", "exp_avg_sq"),
     SharedMuon: ("momentum_buffer",),
 }
+TEXT = "text_encoder."  # how the names of a text encoder's parameters begin
 DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -28,8 +30,10 @@ class Optimizers:
 
     With Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), the matrices of linear
     layers inside repeated blocks are its; embeddings, first and last layers, convolutions, norms,
-    biases and the scalars of state-space mixers stay with AdamW. Weights of linear and
-    convolutional layers decay, nothing else.
+    biases and the scalars of state-space mixers stay with AdamW, and so does the text encoder at a
+    rate of its own: T5 does not scale the logits of its attention, so that steps which suit other
+    layers soon leave them hundreds apart, where the order of words no longer counts. Weights of
+    linear and convolutional layers decay, nothing else.
 
     Args:
         module: holds all parameters, sharded or not; those that need no gradient are left out.
@@ -40,20 +44,19 @@ class Optimizers:
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         weights = _layer_weights(module, DECAYED)
         matrices = _block_matrices(module) if config.name == "muon" else set()
+        matrices -= (text := {name for name in self.parameters if name.startswith(TEXT)})
         named = self.parameters.items()
         hidden = [p for name, p in named if name in matrices]
-        decayed = [p for name, p in named if name in weights - matrices]
-        other = [p for name, p in named if name not in weights | matrices]
 
+        lr = config.adam_lr if config.name == "muon" else config.lr
         decay = config.weight_decay
-        groups = [
-            {"params": params, "weight_decay": share}
-            for params, share in ((decayed, decay), (other, 0.0))
-            if params
-        ]
+        groups: list[dict[str, Any]] = []
+        for rate, own in ((lr, self.parameters.keys() - matrices - text), (config.text_lr, text)):
+            for share, names in ((decay, own & weights), (0.0, own - weights)):
+                params = [p for name, p in named if name in names]
+                groups += [{"params": params, "lr": rate, "weight_decay": share}] if params else []
         self.optimizers: list[Optimizer] = []
         if groups:
-            lr = config.adam_lr if config.name == "muon" else config.lr
             self.optimizers.append(AdamW(groups, lr=lr, betas=config.betas, fused=True))
         if hidden:
             momentum = config.momentum

@@ -219,13 +219,15 @@ class VAELoss(Section):
 class Optimizer(Section):
     """AdamW, or Muon for the matrices inside repeated blocks and AdamW for all else.
 
-    `lr` is the rate of the named optimizer, `adam_lr` that of AdamW beside Muon. Weight decay
-    spares what is not a weight of a linear or convolutional layer.
+    `lr` is the rate of the named optimizer, `adam_lr` that of AdamW beside Muon, `text_lr` that of
+    AdamW for a text encoder that learns. Weight decay spares what is not a weight of a linear or
+    convolutional layer.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: Positive = 1e-3
     adam_lr: Positive = 1e-3
+    text_lr: Positive = 1e-4
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     momentum: BelowOne = 0.95
     weight_decay: NotNegative = 0.01
