@@ -50,6 +50,16 @@ def test_any_fraction(fraction, count):
     assert sum(b["video_scan"][0] == "T" for b in video) == count
 
 
+@pytest.mark.parametrize("placement", ["spread", "first", "last"])
+@pytest.mark.parametrize("blocks", [3, 5, 9, 11])
+def test_as_many_turn_as_were_asked_for(blocks, placement):
+    """Also where the last pair of neighbours has one block only."""
+    plan = mixed_plan(blocks, 0)
+    for count in range(blocks + 1):
+        video = to_video(plan, count / blocks, placement=placement)
+        assert sum(b["video_scan"][0] == "T" for b in video) == count
+
+
 def test_a_video_plan_is_planned_anew():
     video = to_video(hybrid_plan(1), 1.0)
     assert to_video(video, 0.4) == to_video(hybrid_plan(1), 0.4)

@@ -102,6 +102,19 @@ def test_ddim_goes_from_each_timestep_to_the_next(steps):
     torch.testing.assert_close(made, SPREAD * noise, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "unipc"])
+@pytest.mark.parametrize("levels", [256, 1000])
+def test_any_number_of_steps_ends_above_the_clean_sample(sampler, levels):
+    """diffusers counts one step more for some, at timestep -1, which reads as pure noise."""
+    base = ddpm_scheduler(levels)
+    for steps in (1, 2, 49, 98, 103, 121, 217, 256):
+        scheduler = make_scheduler(base, sampler, steps)
+        assert len(scheduler.timesteps) == steps
+        assert scheduler.timesteps.min() >= 0
+        if hasattr(scheduler, "sigmas"):
+            assert len(scheduler.sigmas) == steps + 1
+
+
 @pytest.mark.parametrize(
     ("sampler", "steps"), [("ddpm", 256), ("ddim", 32), ("dpm++", 20), ("unipc", 20)]
 )

@@ -239,8 +239,8 @@ def _cost_line(cost: Mapping[str, Any]) -> str:
 
 def human(number: float) -> str:
     """A count with three digits and a suffix: 4.98B, 35.4T."""
-    suffixes = iter(("", "K", "M", "B", "T", "P"))
-    suffix = next(suffixes)
-    while number >= 999.5:
-        number, suffix = number / 1000, next(suffixes)
-    return f"{number:.3g}{suffix}"
+    suffixes = ("", "K", "M", "B", "T", "P", "E", "Z")
+    place = 0
+    while number >= 999.5 and place < len(suffixes) - 1:
+        number, place = number / 1000, place + 1
+    return f"{number:.3g}{suffixes[place]}"

@@ -196,4 +196,7 @@ def _choose(members: list[int], count: int, placement: str) -> list[int]:
     pairs = [members[i : i + 2] for i in range(0, len(members), 2)]
     wanted = -(-count // 2)
     picked = [pairs[(2 * i + 1) * len(pairs) // (2 * wanted)] for i in range(wanted)]
-    return [index for pair in picked for index in pair][:count]
+    chosen = [index for pair in picked for index in pair]
+    # A last pair of one block leaves others to be found.
+    left = [index for index in members if index not in chosen]
+    return sorted([*chosen, *left][:count])

@@ -15,7 +15,7 @@ __all__ = ["grown", "transplant"]
 # What tensors of one name and shape would otherwise mean differently.
 ALIKE = (
     *("in_channels", "patch_size", "patch_embed", "dim", "text_dim", "head_dim"),
-    *("head_target", "conditioning", "position"),
+    *("head_target", "conditioning", "position", "cross_attention"),
 )
 # The feed-forward's tensors, and the axis along which its units lie.
 UNITS = {"linear_in.weight": 0, "linear_in.bias": 0, "linear_out.weight": 1}

@@ -117,10 +117,23 @@ def make_scheduler(
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps))
     else:
         scheduler.set_timesteps(num_steps)
+        _cut(scheduler, num_steps)
     if hasattr(scheduler, "set_begin_index"):
         # Rounded timesteps may repeat, so that looking the first one up would skip a step.
         scheduler.set_begin_index(0)
     return scheduler
+
+
+def _cut(scheduler: SchedulerMixin, num_steps: int) -> None:
+    """Take away the step below the last level that diffusers counts in for some numbers of steps.
+
+    It goes down by fractions of a level, whose rounding may leave it just above zero after the
+    last one: there timestep -1 would follow, which reads as the noisiest level.
+    """
+    scheduler.timesteps = scheduler.timesteps[:num_steps]
+    scheduler.num_inference_steps = num_steps
+    if hasattr(scheduler, "sigmas"):
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:num_steps], scheduler.sigmas[-1:]])
 
 
 def model_timesteps(scheduler: SchedulerMixin) -> torch.Tensor:
