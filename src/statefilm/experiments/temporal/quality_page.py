@@ -84,8 +84,8 @@ def _judged(study: Study) -> str:
     measures, stream = study.measures, study.recipe_of(study.baseline, 0).data[0]
     assert isinstance(measures, ClipMeasures)
     return (
-        f"A step takes {stream.batch_size} clips of {stream.drawn.num_frames} frames; clips of all "
-        f"lengths come to as many frames. `fvd_rand128` is that of {measures.clips} clips on each "
+        f"A step takes {stream.batch_size} clip{'s' if stream.batch_size > 1 else ''} of "
+        f"{stream.drawn.num_frames} frames; clips of all lengths come to as many frames. `fvd_rand128` is that of {measures.clips} clips on each "
         f"side in {FEATURES} features, made with {measures.steps} steps of DDIM."
     )
 
