@@ -83,10 +83,11 @@ def _judged(study: Study) -> str:
     """What a step is, and what the FVD rests on."""
     measures, stream = study.measures, study.recipe_of(study.baseline, 0).data[0]
     assert isinstance(measures, ClipMeasures)
+    clips = f"{stream.batch_size} clip{'s' if stream.batch_size > 1 else ''}"
     return (
-        f"A step takes {stream.batch_size} clip{'s' if stream.batch_size > 1 else ''} of "
-        f"{stream.drawn.num_frames} frames; clips of all lengths come to as many frames. `fvd_rand128` is that of {measures.clips} clips on each "
-        f"side in {FEATURES} features, made with {measures.steps} steps of DDIM."
+        f"A step takes {clips} of {stream.drawn.num_frames} frames; clips of all lengths come to "
+        f"as many frames. `fvd_rand128` is that of {measures.clips} clips on each side in "
+        f"{FEATURES} features, made with {measures.steps} steps of DDIM."
     )
 
 
