@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import torch
 
+from statefilm.cli.info import human
 from statefilm.cli.info_unet import render
 from statefilm.models import build
 
@@ -107,3 +108,9 @@ def test_doctor_checks_everything(cli):
         assert checks[name]["ok"], checks[name]
     assert "chunked" in checks["kernels"]["value"] and "h264" in checks["video codecs"]["value"]
     assert checks["torch"]["value"] == version("torch")
+
+
+def test_counts_of_any_size_print():
+    assert human(999.4) == "999" and human(4.98e9) == "4.98B"
+    assert human(1e18) == "1E" and human(1e30) == "1e+09Z"
+    assert human(2e6, (" B", " kB")) == "2e+03 kB"

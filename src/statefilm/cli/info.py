@@ -237,9 +237,8 @@ def _cost_line(cost: Mapping[str, Any]) -> str:
     return f"{cost['size']:<12}{pixels:<16}{tokens:<26}{human(cost['flops']):>10}  {where}"
 
 
-def human(number: float) -> str:
-    """A count with three digits and a suffix: 4.98B, 35.4T."""
-    suffixes = ("", "K", "M", "B", "T", "P", "E", "Z")
+def human(number: float, suffixes: Sequence[str] = ("", "K", "M", "B", "T", "P", "E", "Z")) -> str:
+    """A count with three digits and a suffix, one for each power of 1000: 4.98B, 35.4T."""
     place = 0
     while number >= 999.5 and place < len(suffixes) - 1:
         number, place = number / 1000, place + 1

@@ -163,11 +163,7 @@ def _load_lines(load: LoadPlan, plan: Plan) -> Iterator[str]:
 
 def _size(count: float) -> str:
     """Bytes with three digits, in powers of 1000: 4.96 GB."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-    place = 0
-    while count >= 999.5 and place < len(units) - 1:
-        count, place = count / 1000, place + 1
-    return f"{count:.3g} {units[place]}"
+    return human(count, (" B", " kB", " MB", " GB", " TB", " PB", " EB"))
 
 
 def _time(days: float) -> str:
