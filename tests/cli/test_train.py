@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from statefilm.data.world.tasks import T2I_TASKS
 
 RECIPE = "smoke_world_t2i"
 
@@ -72,3 +75,18 @@ def test_eval_world_prints_a_table_and_writes_results(cli, model, tmp_path):
     page = (tmp_path / "scores" / "index.html").read_text("utf-8")
     assert "event_order.worst" in page and page.count("data:image/webp") > 20
     assert cli(*args).code == 2  # results are not overwritten
+
+
+def test_world_scores_while_training_are_logged_and_said(cli, tmp_path):
+    changes = ("steps=1", "samples.every_steps=1", "samples.steps=1", "samples.world_scores=1")
+    outcome = cli("train", RECIPE, *changes, "-o", "run")
+    assert outcome.code == 0, outcome.err
+    rows = (tmp_path / "run" / "logs" / "metrics.jsonl").read_text().splitlines()
+    logged = {k: v for row in map(json.loads, rows) for k, v in row.items() if k[:6] == "world/"}
+    assert list(logged) == [f"world/{task}" for task in (*T2I_TASKS, "mean")]
+    assert all(0 <= value <= 1 for value in logged.values())
+    (line,) = [line for line in outcome.err.splitlines() if "world scores" in line]
+    assert line.startswith("step 1: world scores single_object 0.")
+    events = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert set(logged) <= set(events.Tags()["scalars"])
+    assert events.Scalars("world/mean")[0].value == pytest.approx(logged["world/mean"])

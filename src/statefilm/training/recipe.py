@@ -288,6 +288,9 @@ class Samples(Section):
 
     Where no prompts are given, `count` captions of a user's own data take their place. A model that
     reads no text makes `count` of them, of its classes in turn where it has some.
+
+    With `world_scores` at least so many images of each task of the checkable world, and as many
+    clips of its motion class where samples are clips, are made and judged at the same steps.
     """
 
     every_steps: WholeNumber = 0
@@ -297,6 +300,7 @@ class Samples(Section):
     steps: Count = 30
     guidance_scale: NotNegative = 3.0
     seed: WholeNumber = 0
+    world_scores: WholeNumber = 0
 
 
 class Validation(Section):
@@ -353,6 +357,15 @@ class Recipe(Section):
     def _best_is_known(self) -> Recipe:
         if self.checkpoint.keep_best and self.validation is None:
             raise ValueError("checkpoint.keep_best needs validation, whose loss says what is best")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_text(self) -> Recipe:
+        if self.samples.world_scores and self.kind != "denoiser":
+            raise ValueError(
+                f"samples.world_scores {self.samples.world_scores} is for kind denoiser, whose "
+                "models read the world's prompts: leave it out"
+            )
         return self
 
     @property

@@ -8,8 +8,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor
 
 from statefilm.errors import UsageError
+from statefilm.pipelines import HTHPipeline
 from statefilm.pipelines.loading import pick_device
 from statefilm.training.batches import Batch
 from statefilm.training.checkpoint import (
@@ -36,16 +37,19 @@ from statefilm.training.parallel import Ranks
 from statefilm.training.parallel.apply import distribute
 from statefilm.training.parallel.sharding import gathered, unsharded, whole
 from statefilm.training.randomness import seed_of
-from statefilm.training.recipe import Recipe
+from statefilm.training.recipe import Recipe, Samples
 from statefilm.training.signals import StopRequest, stop_signals
 from statefilm.training.sources import digest_of
-from statefilm.training.tasks import build_task
+from statefilm.training.tasks import DenoiserTask, build_task
 
 __all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
 
 BEST = "best"
+
+# From a pipeline and the recipe's `samples` to what scores its model as it is when called.
+Score = Callable[[HTHPipeline, Samples], Callable[[], Mapping[str, float]]]
 
 
 @dataclass
@@ -84,6 +88,9 @@ class Trainer:
         output_dir: the run folder; made when it is not there.
         device: "auto" or a torch device.
         quiet: says nothing on stderr.
+        score: what judges the model where the recipe's `samples.world_scores` asks for it. It is
+            called once, before the first step, and raises UsageError for a model that it cannot
+            judge; what it returns is called with averaged weights.
 
     Raises:
         ValueError, FileNotFoundError: the recipe names something that is not there or does not
@@ -97,8 +104,15 @@ class Trainer:
         *,
         device: str | torch.device = "auto",
         quiet: bool = False,
+        score: Score | None = None,
     ) -> None:
-        self.recipe = recipe
+        wanted = recipe.samples.world_scores
+        if wanted and score is None:
+            raise UsageError(
+                f"samples.world_scores {wanted} needs what judges the world: give Trainer a "
+                "`score`, as `statefilm train` does, or leave it out"
+            )
+        self.recipe, self.score = recipe, score
         self.folder = Path(output_dir)
         self.device = pick_device(device)
         self.ranks = Ranks.join(self.device, recipe.parallel)
@@ -151,6 +165,7 @@ class Trainer:
         self.counters.data = [one.fingerprint for one in self.task.batches.sources]
         if self.task.vocabulary is not None:
             self.counters.vocabulary = list(self.task.vocabulary)
+        self._world_scores = self._open_scores()
         if not self.ranks.same(int(digest_of([self.counters]), 16)):
             raise UsageError(
                 "the processes see different data: give all of them the same files, captions and "
@@ -162,6 +177,23 @@ class Trainer:
         self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
         self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
         self.saver = Saver(self.folder, recipe.checkpoint, self.ranks)
+
+    def _open_scores(self) -> Callable[[], Mapping[str, float]] | None:
+        """What scores the task's model on the world; None where the recipe does not ask for it."""
+        wanted, context = self.recipe.samples, self.ranks.context
+        if not wanted.world_scores or self.score is None:
+            return None
+        assert isinstance(self.task, DenoiserTask)
+        pipe = self.task.pipeline
+        height, width = pipe.config.default_height, pipe.config.default_width
+        for frames in (1, wanted.num_frames):
+            tokens = pipe.num_tokens(frames, height, width)
+            if tokens % context:
+                raise UsageError(
+                    f"samples.world_scores {wanted.world_scores}: parallel.context {context} does "
+                    f"not divide the {tokens} tokens of {width}x{height}x{frames}"
+                )
+        return self.score(pipe, wanted)
 
     def _run(self, stop: StopRequest) -> bool:
         """Step until the recipe's end, its time, or a signal; save on the way and at the end.
@@ -184,12 +216,15 @@ class Trainer:
                 self._step(next(batches).to(self.device))
                 is_best = self._validate()
                 self._report()
+                is_shown = _due(counters.step, recipe.samples.every_steps)
+                if is_shown:
+                    self._judge()  # before the checkpoint, so that none goes on without its scores
                 if is_best or self._save_is_due(time.monotonic() - saved_at):
                     export = not recipe.checkpoint.background or counters.step == recipe.steps
                     self._save(export, is_best)
                     exported = counters.step if export else exported
                     saved_at = time.monotonic()
-                if _due(counters.step, recipe.samples.every_steps):
+                if is_shown:
                     self._sample()
         missing = not (self.folder / self.task.output).exists()
         if counters.step > exported or self.ranks.any(missing):
@@ -319,21 +354,38 @@ class Trainer:
         }
         self.saver.save(Snapshot(tensors, asdict(counters)))
 
-    def _sample(self) -> None:
-        """Pictures with averaged weights; a model on several processes makes them on all."""
-        if not (self.ranks.is_first or self.ranks.in_step):
+    def _judge(self) -> None:
+        """Log how well the averaged weights do on the world, where the recipe asks for it."""
+        if self._world_scores is None or not self._draws:
             return
+        with self._pictures("world scores"):
+            scores = self._world_scores()
+            step = self.counters.step
+            self.logs.record(step, {f"world/{name}": value for name, value in scores.items()})
+            told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            self.logs.say(f"step {step}: world scores {told}")
+
+    def _sample(self) -> None:
+        """Pictures with averaged weights."""
+        if not self._draws:
+            return
+        with tempfile.TemporaryDirectory() as unwanted, self._pictures("samples"):
+            folder = self.folder / "samples" if self.ranks.is_first else Path(unwanted)
+            self.task.sample(folder, self.counters.step)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether this process makes pictures: all do of a model that runs on all together."""
+        return self.ranks.is_first or self.ranks.in_step
+
+    @contextmanager
+    def _pictures(self, what: str) -> Iterator[None]:
+        """The task's modules make pictures with averaged weights; where they cannot, it is said."""
         try:
-            with (
-                tempfile.TemporaryDirectory() as unwanted,
-                self.average.applied(),
-                unsharded(self.task.modules),
-                self.task.evaluation(),
-            ):
-                folder = self.folder / "samples" if self.ranks.is_first else Path(unwanted)
-                self.task.sample(folder, self.counters.step)
+            with self.average.applied(), unsharded(self.task.modules), self.task.evaluation():
+                yield
         except (FloatingPointError, torch.OutOfMemoryError) as error:
-            self.logs.say(f"no samples at step {self.counters.step}: {error}")
+            self.logs.say(f"no {what} at step {self.counters.step}: {error}")
 
     def _restore(self, snapshot: Snapshot) -> None:
         load_parameters(self.task.modules, snapshot.tensors["model"])
