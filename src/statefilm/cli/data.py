@@ -1,10 +1,11 @@
-"""`statefilm data`: make a folder of captioned world samples, and inspect a user's own data."""
+"""`statefilm data`: make captioned world samples; inspect and verify a user's own data."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,15 +18,27 @@ from statefilm.cli.errors import OK, PARTIAL, CommandError
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+    from tqdm import tqdm
 
-    from statefilm.data.files import Report
-    from statefilm.training.streams import FileSource
+    from statefilm.data.files import BadItem, Report
+    from statefilm.training.streams import FileSource, LatentSource
 
-app = typer.Typer(help="Make and inspect captioned images and videos.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Make, inspect and verify captioned images and videos.", rich_markup_mode=None
+)
 
 METADATA = "metadata.jsonl"
 CLIP_FRAMES = 17  # of a folder's clips, where nothing else is asked for
 _PIXELS_AT_ONCE = 1 << 24
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="How it is read, such as area=65536, lengths=[1,33] or layout=table; of a recipe "
+        "any of its keys.",
+    ),
+]
 
 
 @app.command()
@@ -96,14 +109,7 @@ def inspect(
     what: Annotated[
         str, typer.Argument(metavar="PATH|RECIPE", help="A folder, a file, or a recipe's name.")
     ],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="How it is read, such as area=65536, lengths=[1,33] or layout=table; of a recipe "
-            "any of its keys.",
-        ),
-    ] = None,
+    changes: Changes = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG) here.")
     ] = None,
@@ -116,10 +122,11 @@ def inspect(
 ) -> int:
     """What training on a user's own files sees: buckets, captions, what is dropped or broken.
 
-    Exit code 3 if an item is broken.
+    Headers are read, not contents: `verify` does that. Exit code 3 if an item is broken.
     """
     from statefilm.data.files import inspect as inspect_files
     from statefilm.training.sources import buckets_of, source_of
+    from statefilm.training.streams import FileSource
 
     if sheet is not None and sheet.exists() and not force:
         raise CommandError(f"{sheet} exists", "--force overwrites it")
@@ -132,7 +139,10 @@ def inspect(
             duplicates=duplicates,
         )
         for place, section in _sections(what, changes or []).items()
+        if isinstance(section, FileSource)
     }
+    if not reports:
+        raise CommandError(f"{what} has latents, no files", "statefilm data verify reads them")
     if as_json:
         facts = {place: _facts(report) for place, report in reports.items()}
         print(json.dumps(facts.get("", facts)))
@@ -146,21 +156,115 @@ def inspect(
     return PARTIAL if any(report.source.refused for report in reports.values()) else OK
 
 
-def _sections(what: str, changes: Sequence[str]) -> dict[str, FileSource]:
-    """The file sections of a recipe by their place in it, or that of a path under ""."""
-    from statefilm.training import load_recipe, shipped_recipes
-    from statefilm.training.loading import apply_changes, read_section
+@app.command()
+def verify(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|RECIPE", help="A folder, a file, latents, or a recipe's name."
+        ),
+    ],
+    changes: Changes = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Read data to the end before training does: a line for each item that is broken, with why.
+
+    Pictures and all frames of clips are decoded; latents, of `statefilm encode`, are compared with
+    their checksums. Exit code 3 if an item is broken.
+    """
+    from tqdm import tqdm
+
     from statefilm.training.streams import FileSource
 
+    console = Console(quiet=quiet)
+    found: dict[str, dict[str, Any]] = {}
+    for place, section in _sections(what, changes or []).items():
+        unit = "item" if isinstance(section, FileSource) else "shard"
+        with tqdm(unit=unit, disable=not console.progress) as bar:
+
+            def say(bad: BadItem) -> None:
+                if not as_json:
+                    tqdm.write(f"broken  {bad}", file=sys.stdout)
+
+            if isinstance(section, FileSource):
+                found[place] = _verify_files(section, bar, say)
+            else:
+                found[place] = _verify_latents(section, bar, say)
+        facts = found[place]
+        if not (as_json or quiet):
+            print(f"{facts['root']}: {facts['items']} items, {len(facts['broken'])} broken")
+    if as_json:
+        print(json.dumps(found.get("", found)))
+    return PARTIAL if any(facts["broken"] for facts in found.values()) else OK
+
+
+def _verify_files(section: FileSource, bar: tqdm, say: Callable[[BadItem], None]) -> dict[str, Any]:
+    """Decode all items; what is to be said of them as JSON holds it."""
+    from statefilm.data.files import BadItem
+    from statefilm.data.files import verify as verify_files
+    from statefilm.training.sources import source_of
+
+    def advance(bad: BadItem | None) -> None:
+        if bad is not None:
+            say(bad)
+        bar.update()
+
+    source = source_of(section)
+    for name, reason in source.refused.items():
+        say(BadItem(name, reason))
+    bar.reset(len(source.entries))
+    broken = source.refused | verify_files(source, advance=advance)
+    items = len(source.entries) + len(source.refused)
+    return {"root": str(source.root), "items": items, "broken": broken}
+
+
+def _verify_latents(
+    section: LatentSource, bar: tqdm, say: Callable[[BadItem], None]
+) -> dict[str, Any]:
+    """Compare all shards with their checksums; what is to be said of them as JSON holds it."""
+    from statefilm.data.files import BadItem
+    from statefilm.data.latents import verify as verify_latents
+
+    check = verify_latents(section.path, bar.update)
+    broken = dict.fromkeys(check.damaged, "its bytes have changed: delete it and encode again")
+    broken |= dict.fromkeys(check.missing, "no whole shard holds it: encode again")
+    for name, reason in broken.items():
+        say(BadItem(name, reason))
+    return {"root": section.path, "items": check.samples, "broken": broken}
+
+
+def _sections(what: str, changes: Sequence[str]) -> dict[str, FileSource | LatentSource]:
+    """The sections of a recipe that name a user's data by their place, or that of a path as ""."""
+    from statefilm.training import load_recipe, shipped_recipes
+    from statefilm.training.loading import apply_changes, read_section
+    from statefilm.training.streams import FileSource, LatentSource
+
     if what in shipped_recipes() or Path(what).suffix in (".yaml", ".yml"):
-        streams = enumerate(load_recipe(what, changes).data)
-        found = {f"data.{n}.files": one.files for n, one in streams if one.files is not None}
+        found = {
+            f"{where}.{stream.kind}": section
+            for where, stream in load_recipe(what, changes).streams.items()
+            if (section := stream.files or stream.latents) is not None
+        }
         if not found:
-            raise CommandError(f"recipe {what} has no data of files", "inspect a folder instead")
+            raise CommandError(f"recipe {what} has no data of files", "give a folder instead")
         return found
-    fields: dict[str, Any] = {"path": what, "lengths": [1, CLIP_FRAMES]}
+    if _is_encoding(Path(what)):
+        fields: dict[str, Any] = {"path": what}
+        apply_changes(fields, changes)
+        return {"": read_section(LatentSource, fields, what)}
+    fields = {"path": what, "lengths": [1, CLIP_FRAMES]}
     apply_changes(fields, changes)
     return {"": read_section(FileSource, fields, what)}
+
+
+def _is_encoding(folder: Path) -> bool:
+    """Whether `statefilm encode` has written to a folder, its index last."""
+    from statefilm.data.latents import INDEX, LATENTS, shard_files
+
+    latents = folder / LATENTS
+    return latents.is_dir() and ((folder / INDEX).is_file() or bool(shard_files(latents)))
 
 
 def _facts(report: Report) -> dict[str, Any]:

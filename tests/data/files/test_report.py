@@ -43,7 +43,9 @@ def test_the_table_says_all_of_it(report):
     assert "broken      1: cannot identify" in table and "(broken.png)" in table
     assert "the same    red.png, twin.png" in table
     assert "passed over 1 .heic" in table
-    assert table.endswith("2 dropped, 1 broken, 5 without a caption, 1 repeated")
+    summary = table.splitlines()[-1]
+    assert summary.startswith("  2 dropped, 1 broken, 5 without a caption, 1 repeated; ")
+    assert summary.endswith("contents are not decoded (statefilm data verify does)")
     assert all(len(line) < 300 for line in table.splitlines())
 
 

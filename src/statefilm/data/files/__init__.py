@@ -16,6 +16,7 @@ from statefilm.data.files.quarantine import Quarantine
 from statefilm.data.files.report import Report, inspect
 from statefilm.data.files.samples import FileBatch, FileSamples
 from statefilm.data.files.source import Source, open_source
+from statefilm.data.files.verify import verify
 
 __all__ = [
     "LAYOUTS",
@@ -39,4 +40,5 @@ __all__ = [
     "load",
     "make_buckets",
     "open_source",
+    "verify",
 ]

@@ -70,6 +70,7 @@ def array_header(file: BinaryIO, size: int) -> ArrayHeader:
     Raises:
         UsageError: it is no array of bytes in C order, has no clip's shape, or is cut short.
     """
+    file.seek(0)
     header = _pt_header(file) if file.read(2) == b"PK" else _npy_header(file)
     if len(header.shape) not in (3, 4, 5) or 0 in header.shape:
         raise UsageError(f"shape {list(header.shape)} is not that of a clip")

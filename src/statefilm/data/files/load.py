@@ -21,7 +21,7 @@ from statefilm.data.files.probe import frame_names
 from statefilm.data.files.videos import read_frames
 from statefilm.errors import UsageError
 
-__all__ = ["WHITE", "cover_scale", "load"]
+__all__ = ["WHITE", "cover_scale", "load", "read_still"]
 
 WHITE = (255, 255, 255)
 
@@ -87,11 +87,11 @@ def _pictures(
         if len(names) != entry.frames:
             raise UsageError(f"had {entry.frames} frames when it was indexed, now {len(names)}")
         return [
-            _still(root, entry, name, size, background, limits)
+            read_still(root, entry, name, size, background, limits)
             for name in nearest_frames(names, positions)
         ]
     if entry.kind == "image":
-        return [_still(root, entry, None, size, background, limits)]
+        return [read_still(root, entry, None, size, background, limits)]
     with open_item(root, entry) as file:
         if entry.kind == "video":
             assert entry.fps is not None
@@ -102,7 +102,7 @@ def _pictures(
         return [to_rgb(Image.fromarray(frame.squeeze()), background) for frame in frames]
 
 
-def _still(
+def read_still(
     root: Path,
     entry: Entry,
     name: str | None,
@@ -110,7 +110,11 @@ def _still(
     background: Color,
     limits: Limits,
 ) -> Image.Image:
-    """An image: the entry itself, or of a folder of frames the one that is named."""
+    """An image: the entry itself, or of a folder of frames the one that is named.
+
+    Args:
+        size: height and width that it has to cover; it may come larger.
+    """
     item: Item = entry
     if name is not None:
         item = Item(path=name, kind="image", size=(root / name).stat().st_size)

@@ -95,6 +95,7 @@ class Report:
         )
         if self.duplicates is not None:
             lines[-1] += f", {sum(len(group) - 1 for group in self.duplicates)} repeated"
+        lines[-1] += "; contents are not decoded (statefilm data verify does)"
         return "\n".join(lines)
 
     def contact_sheet(self) -> Image.Image | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from typing import BinaryIO
@@ -21,7 +21,7 @@ from statefilm.data.files.entry import Limits
 from statefilm.data.files.images import Color, to_rgb
 from statefilm.errors import UsageError
 
-__all__ = ["VIDEOS", "VideoHeader", "read_frames", "video_header"]
+__all__ = ["VIDEOS", "VideoHeader", "decode_video", "read_frames", "video_header"]
 
 VIDEOS = frozenset(
     ".mp4 .m4v .mov .3gp .webm .mkv .avi .mpg .mpeg .m2v .ts .flv .wmv .asf .ogv .mxf .nut".split()
@@ -83,7 +83,37 @@ def read_frames(
             if start == 0:  # some containers cannot be entered in the middle
                 raise
         file.seek(0)
-    raise UsageError(f"its header promises frames up to {times[-1]:.2f} s that are not there")
+    raise _too_short(times[-1])
+
+
+def decode_video(
+    file: BinaryIO, frames: int, fps: float, background: Color, limits: Limits
+) -> Iterator[None]:
+    """Decode all of a video, a frame with each turn, and keep nothing.
+
+    Args:
+        frames: that its header promises.
+        fps: of the video.
+
+    Raises:
+        UsageError: the video ends before the last frame, or cannot be decoded.
+    """
+    whole = replace(limits, decoded_frames=limits.frames + 1)
+    last: VideoFrame | None = None
+    time = 0.0
+    with _open(file, limits) as (container, stream):
+        for frame in _decoded(container, stream, whole):
+            time = _time(frame, stream, time + 1 / fps if last else 0.0)
+            if last is None:
+                _picture(frame, background)
+            last = frame
+            yield
+    if last is None or (frames - 1) / fps > _shown_until(last, time, fps):
+        raise _too_short((frames - 1) / fps)
+
+
+def _too_short(seconds: float) -> UsageError:
+    return UsageError(f"its header promises frames up to {seconds:.2f} s that are not there")
 
 
 @contextmanager
@@ -180,10 +210,15 @@ def _nearest(
         before = frame
     if before is None:
         return None
-    shown = float((before.duration or 0) * (before.time_base or 0))
-    if times[-1] > time + max(shown, 0.5 / fps):
+    if times[-1] > _shown_until(before, time, fps):
         return None
     return chosen + [before] * (len(times) - len(chosen))
+
+
+def _shown_until(frame: VideoFrame, time: float, fps: float) -> float:
+    """The last moment for which a video's last frame serves."""
+    shown = float((frame.duration or 0) * (frame.time_base or 0))
+    return time + max(shown, 0.5 / fps)
 
 
 def _time(frame: VideoFrame, stream: VideoStream, otherwise: float) -> float:
