@@ -58,17 +58,7 @@ def test_names_do_not_reach_a_terminal_as_they_are(tmp_path, save_image):
     table.encode("utf-8")
 
 
-def test_the_contact_sheet_shows_one_sample_of_each_bucket(report):
-    sheet = report.contact_sheet()
-    assert sheet.size == (320, 2 * 194)
-    colors = {color for _, color in sheet.getcolors(1 << 20)}
-    assert (250, 0, 0) in colors and (0, 0, 250) in colors
-
-
-def test_an_unreadable_bucket_has_no_cell(tmp_path, save_image):
-    file = save_image(tmp_path / "a.png", (32, 32))
-    source = open_source(tmp_path)
-    file.write_bytes(b"")
-    report = inspect(source, make_buckets(32 * 32, 8, ratios=(1,)))
-    assert report.contact_sheet() is None
+def test_a_report_without_duplicates_does_not_speak_of_them(tmp_path, save_image):
+    save_image(tmp_path / "a.png", (32, 32))
+    report = inspect(open_source(tmp_path), make_buckets(32 * 32, 8, ratios=(1,)))
     assert report.duplicates is None and "repeated" not in report.table()

@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from statefilm.data.files.buckets import Assignment, Bucket, assign, kept_share
 from statefilm.data.files.entry import BadItem, Entry, Item, reason_of, refusing
 from statefilm.data.files.listing import list_folder, open_item
-from statefilm.data.files.load import load
 from statefilm.data.files.probe import frame_names, kind_of
+from statefilm.data.files.sheet import contact_sheet
 from statefilm.data.files.source import Source
 
 __all__ = ["Report", "inspect"]
 
-_CELL, _TEXT = 160, 34  # pixels of the contact sheet
 _EXAMPLES = 5  # names given for each reason
 _CHUNK = 1 << 20
 _CAPTIONS = (".txt", ".json", ".jsonl", ".csv", ".parquet")
@@ -99,45 +98,17 @@ class Report:
         return "\n".join(lines)
 
     def contact_sheet(self) -> Image.Image | None:
-        """One sample of each bucket as it will be trained on, with its size and caption.
+        """Some samples of each bucket as they will be trained on, with their captions.
 
         None if no bucket has a sample that can be read.
         """
-        cells = [cell for bucket in self.assignment.members if (cell := self._cell(bucket))]
-        if not cells:
-            return None
-        columns = math.ceil(math.sqrt(len(cells)))
-        rows = math.ceil(len(cells) / columns)
-        sheet = Image.new("RGB", (columns * _CELL, rows * (_CELL + _TEXT)), "white")
-        for index, cell in enumerate(cells):
-            row, column = divmod(index, columns)
-            sheet.paste(cell, (column * _CELL, row * (_CELL + _TEXT)))
-        return sheet
+        return contact_sheet(self.source, self.assignment, self.fps)
 
     def _line(self, bucket: Bucket) -> str:
         numbers = self.assignment.members[bucket]
         shares = [kept_share(self.source.entries[number], bucket) for number in numbers]
         cropped = 1 - sum(shares) / len(shares)
         return f"{bucket!s:14} {len(numbers):8d}   {cropped:4.0%} cropped"
-
-    def _cell(self, bucket: Bucket) -> Image.Image | None:
-        """The middle frame of the bucket's first sample that can be read."""
-        for number in self.assignment.members[bucket][:_EXAMPLES]:
-            entry = self.source.entries[number]
-            try:
-                frames = load(
-                    self.source.root,
-                    entry,
-                    bucket.size,
-                    num_frames=bucket.num_frames,
-                    fps=self.fps,
-                    limits=self.source.limits,
-                )
-            except BadItem:
-                continue
-            pixels = frames[:, bucket.num_frames // 2].permute(1, 2, 0).numpy()
-            return _labelled(Image.fromarray(pixels), f"{bucket}\n{entry.caption(0)}")
-        return None
 
 
 def inspect(
@@ -215,13 +186,3 @@ def _reasons(title: str, reasons: Mapping[str, str]) -> list[str]:
         f"  {title:11} {len(group)}: {why} ({', '.join(map(reason_of, group[:_EXAMPLES]))})"
         for why, group in sorted(names.items(), key=lambda pair: -len(pair[1]))
     ]
-
-
-def _labelled(picture: Image.Image, text: str) -> Image.Image:
-    cell = Image.new("RGB", (_CELL, _CELL + _TEXT), "white")
-    picture.thumbnail((_CELL - 8, _CELL - 8))
-    cell.paste(picture, (4, 4))
-    # The built-in font knows Latin letters only.
-    plain = text.encode("ascii", "replace").decode()
-    ImageDraw.Draw(cell).multiline_text((4, _CELL - 2), plain, fill="black")
-    return cell
