@@ -71,6 +71,17 @@ def test_captions_beside_the_files_and_repeated_ones(cli, tmp_path):
     assert facts["duplicates"] == [["a.png", "b.png"]]
 
 
+def test_a_table_of_any_name_is_inspected_by_its_path(cli, tmp_path):
+    cli("data", "make", "out", "--count", 2, "--size", 64)
+    (tmp_path / "out" / "metadata.jsonl").rename(tmp_path / "out" / "captions.jsonl")
+    facts = json.loads(cli("data", "inspect", "out", "--json").out)
+    assert (facts["captioned"], facts["unused_tables"]) == (0, ["captions.jsonl"])
+    assert "or name it metadata.jsonl" in cli("data", "inspect", "out").out
+    facts = json.loads(cli("data", "inspect", "out/captions.jsonl", "--json").out)
+    assert (facts["captioned"], facts["tables"]) == (2, ["captions.jsonl"])
+    assert cli("data", "verify", "out/captions.jsonl").out == "out: 2 items, 0 broken\n"
+
+
 def test_a_recipe_is_inspected_with_its_own_buckets(cli, tmp_path):
     cli("data", "make", "out", "--count", 3, "--size", 64)
     args = ("data", "inspect", "own_images", "data.0.files.path=out")

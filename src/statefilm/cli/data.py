@@ -283,6 +283,8 @@ def _facts(report: Report) -> dict[str, Any]:
         "dropped": report.dropped,
         "broken": source.refused,
         "duplicates": report.duplicates,
+        "tables": report.source.tables,
+        "unused_tables": report.tables,
     }
 
 

@@ -49,6 +49,43 @@ def test_the_table_says_all_of_it(report):
     assert all(len(line) < 300 for line in table.splitlines())
 
 
+def passed_over(path):
+    buckets = make_buckets(32 * 32, 8, ratios=(1,))
+    lines = inspect(open_source(path), buckets).table().splitlines()
+    return [line.removeprefix("  passed over ") for line in lines if "passed over" in line]
+
+
+def test_tables_that_were_not_read_are_named_with_what_would_use_them(tmp_path, save_image):
+    save_image(tmp_path / "a.png", (32, 32))
+    (tmp_path / "captions.csv").write_text("path,caption\na.png,a\n")
+    (tmp_path / "a.json").write_text('"beside"')
+    (line,) = passed_over(tmp_path)
+    assert line == (
+        f"1 table (captions.csv): to use one, give the path {tmp_path}/captions.csv, "
+        "or name it metadata.csv"
+    )
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "list.jsonl").write_text("{}")
+    (tmp_path / "notes.md").write_text("notes")
+    markdown, line = passed_over(tmp_path)
+    assert markdown == "1 .md" and line.startswith("2 tables (captions.csv, deep/er/list.jsonl): ")
+    (tmp_path / "captions.csv").unlink()
+    assert passed_over(tmp_path)[1] == (
+        f"1 table (deep/er/list.jsonl): to use one, give the path {tmp_path}/deep/er/list.jsonl"
+    )
+
+
+def test_a_table_that_is_read_is_not_passed_over(tmp_path, save_image):
+    save_image(tmp_path / "a.png", (32, 32))
+    (tmp_path / "metadata.csv").write_text("path,caption\na.png,a\n")
+    assert passed_over(tmp_path) == []
+    (tmp_path / "other.csv").write_text("path,caption\na.png,a\n")
+    hint = "to use one, give the path"
+    assert passed_over(tmp_path) == [f"1 table (other.csv): {hint} {tmp_path}/other.csv"]
+    (line,) = passed_over(tmp_path / "other.csv")
+    assert line == f"1 table (metadata.csv): {hint} {tmp_path}/metadata.csv"
+
+
 def test_names_do_not_reach_a_terminal_as_they_are(tmp_path, save_image):
     name = "a\udce9\x1b[31m.png"
     save_image(tmp_path / "b.png")

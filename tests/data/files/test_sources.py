@@ -52,6 +52,48 @@ def test_tables_name_files_and_captions(tmp_path, save_image, table, path, text)
         assert source.refused == {f"metadata.{table}:4": "no.png: no such file in the folder"}
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "CSV", "parquet"])
+def test_a_table_may_have_any_name_where_its_path_is_given(tmp_path, save_image, suffix):
+    for name in ("x/a.png", "b.png", "c.png"):
+        save_image(tmp_path / "d" / name)
+    (tmp_path / "d" / "metadata.csv").write_text("path,caption\nb.png,not this\n")
+    file, rows = tmp_path / "d" / f"my captions.{suffix}", {"x/a.png": "one", "b.png": "two"}
+    if suffix == "parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        columns = {"path": list(rows), "caption": list(rows.values())}
+        parquet.write_table(pyarrow.table(columns), file)
+    elif suffix == "jsonl":
+        lines = [json.dumps({"path": name, "caption": text}) for name, text in rows.items()]
+        file.write_text("\n".join(lines))
+    else:
+        file.write_text("path,caption\n" + "".join(f"{n},{text}\n" for n, text in rows.items()))
+    source = open_source(file, cache=tmp_path / "cache")
+    assert (source.layout, source.tables) == ("table", (file.name,))
+    assert facts(source) == {"b.png": ("two",), "x/a.png": ("one",)} and source.refused == {}
+    assert open_source(file, cache=tmp_path / "cache") == source
+    whole = open_source(tmp_path / "d", cache=tmp_path / "cache")
+    assert (whole.tables, facts(whole)) == (("metadata.csv",), {"b.png": ("not this",)})
+
+
+def test_paths_in_a_table_count_from_its_folder_and_stay_there(tmp_path, save_image):
+    save_image(tmp_path / "up.png")
+    save_image(tmp_path / "d" / "a.png")
+    file = tmp_path / "d" / "list.csv"
+    file.write_text("file,text\na.png,a\n../up.png,up\nd/a.png,twice\n")
+    source = open_source(file)
+    assert facts(source) == {"a.png": ("a",)}
+    assert set(source.refused) == {"list.csv:2", "list.csv:3"}
+
+
+def test_a_table_that_names_no_files_says_what_it_lacks(tmp_path, save_image):
+    save_image(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("image,words\na.png,a\n")
+    with pytest.raises(UsageError, match=r"list\.csv:1: the row has no file_name or path or file"):
+        open_source(tmp_path / "list.csv")
+    with pytest.raises(UsageError, match=r"holds no metadata.* give the path of list\.csv"):
+        open_source(tmp_path, layout="table")
+
+
 def test_broken_rows_are_refused_by_number_and_the_others_stay(tmp_path, save_image):
     save_image(tmp_path / "a.png")
     lines = [

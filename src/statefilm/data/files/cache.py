@@ -14,15 +14,16 @@ from statefilm.data.files.listing import Listing
 
 __all__ = ["Index", "fingerprint", "read_index", "write_index"]
 
-_FORMAT = 2  # to be raised when the same files would give other entries
+_FORMAT = 3  # to be raised when the same files would give other entries
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Entries in order, and the names of what was refused with the reasons."""
+    """Entries in order, the names of what was refused with the reasons, and the tables read."""
 
     entries: tuple[Entry, ...]
     refused: dict[str, str]
+    tables: tuple[str, ...] = ()
 
 
 def fingerprint(listing: Listing, *asked: Any) -> str:
@@ -43,7 +44,7 @@ def read_index(file: Path) -> Index | None:
             return None
         rows = [json.loads(line) for line in rest.splitlines()]
         entries = tuple(Entry(**{**row, "captions": tuple(row["captions"])}) for row in rows)
-        return Index(entries, dict(head["refused"]))
+        return Index(entries, dict(head["refused"]), tuple(head["tables"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -51,7 +52,7 @@ def read_index(file: Path) -> Index | None:
 def write_index(file: Path, index: Index) -> None:
     """Write an index whole or not at all; the folder is made."""
     rest = "".join(json.dumps(asdict(entry)) + "\n" for entry in index.entries)
-    head = json.dumps({"sum": _sum(rest), "refused": index.refused})
+    head = json.dumps({"sum": _sum(rest), "refused": index.refused, "tables": index.tables})
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

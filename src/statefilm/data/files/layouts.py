@@ -21,7 +21,7 @@ from statefilm.data.files.entry import Item, Limits, reason_of
 from statefilm.data.files.listing import Listing, check_name, read_item
 from statefilm.data.files.probe import kind_of
 from statefilm.data.files.shards import read_shard
-from statefilm.data.files.tables import PATH_KEYS, TABLES, read_rows
+from statefilm.data.files.tables import PATH_KEYS, TABLES, is_table, read_rows
 from statefilm.errors import UsageError
 
 __all__ = ["LAYOUTS", "SPLITS", "Found", "Query", "recognise"]
@@ -41,19 +41,24 @@ _CARLA_LIST = re.compile(r"video_(train|test)\.csv")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of a folder: a split, and the caption of a class; "{}" is the class."""
+    """What is asked of a folder: a split, and the caption of a class; "{}" is the class.
+
+    `table` is the one that was named, in place of those that are found by their names.
+    """
 
     split: str
     template: str
     limits: Limits
+    table: str | None = None
 
 
 @dataclass(slots=True)
 class Found:
-    """The items of a source, and what was refused, by name."""
+    """The items of a source, what was refused, by name, and the tables that were read."""
 
     items: list[Item] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
 
 
 Layout = Callable[[Listing, Query], Found]
@@ -96,18 +101,21 @@ def folder_layout(listing: Listing, query: Query) -> Found:
 
 
 def table_layout(listing: Listing, query: Query) -> Found:
-    """metadata.jsonl, .csv or .parquet with a path, a caption and perhaps a label in each row."""
+    """A .jsonl, .csv or .parquet with a path, a caption and perhaps a label in each row."""
     part, found = _split_of(listing, query.split)
-    tables = [
+    found.tables = [
         name
         for name in listing.files
         if PurePosixPath(name).name in TABLES and (name in part.files or "/" not in name)
     ]
-    if not tables:
-        raise UsageError(f"holds no {' or '.join(TABLES)}")
+    if query.table is not None:
+        found.tables = [query.table]
+    if not found.tables:
+        others = [f": give the path of {name}" for name in listing.files if is_table(name)]
+        raise UsageError(f"holds no {' or '.join(TABLES)}{''.join(others[:1])}")
     folders, chosen = listing.folders(), part.folders()
     items: dict[str, Item] = {}
-    for table in tables:
+    for table in found.tables:
         base = table.rpartition("/")[0]
         for number, row in read_rows(listing.root / table, query.limits):
             try:

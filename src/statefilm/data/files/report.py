@@ -17,12 +17,13 @@ from statefilm.data.files.listing import list_folder, open_item
 from statefilm.data.files.probe import frame_names, kind_of
 from statefilm.data.files.sheet import contact_sheet
 from statefilm.data.files.source import Source
+from statefilm.data.files.tables import is_table
 
 __all__ = ["Report", "inspect"]
 
 _EXAMPLES = 5  # names given for each reason
 _CHUNK = 1 << 20
-_CAPTIONS = (".txt", ".json", ".jsonl", ".csv", ".parquet")
+_CAPTIONS = (".txt", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Report:
         fps: frames a second of clips.
         duplicates: names of entries with the same bytes, each group sorted; None if not sought.
         others: how many files there are of each suffix that holds no data, the commonest first.
+        tables: that lie in the folder and were not read.
     """
 
     source: Source
@@ -41,6 +43,7 @@ class Report:
     fps: float | None
     duplicates: tuple[tuple[str, ...], ...] | None
     others: Mapping[str, int]
+    tables: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> Counter[str]:
@@ -88,6 +91,7 @@ class Report:
         groups = (map(reason_of, group) for group in (self.duplicates or ())[:20])
         lines += [f"  the same    {', '.join(group)}" for group in groups]
         lines += [f"  passed over {count} {suffix}" for suffix, count in self.others.items()]
+        lines += [f"  passed over {self._tables_line()}"] if self.tables else []
         lines.append(
             f"  {len(self.dropped)} dropped, {len(source.refused)} broken, "
             f"{len(uncaptioned)} without a caption"
@@ -103,6 +107,16 @@ class Report:
         None if no bucket has a sample that can be read.
         """
         return contact_sheet(self.source, self.assignment, self.fps)
+
+    def _tables_line(self) -> str:
+        first = PurePosixPath(self.tables[0])
+        hint = f"give the path {self.source.root / first}"
+        named = str(first.with_name(f"metadata{first.suffix.lower()}"))
+        if not self.source.tables and named not in self.tables and len(first.parts) <= 2:
+            hint += f", or name it {named}"
+        names = ", ".join(map(reason_of, self.tables[:_EXAMPLES]))
+        count = len(self.tables)
+        return f"{count} {'table' if count == 1 else 'tables'} ({names}): to use one, {hint}"
 
     def _line(self, bucket: Bucket) -> str:
         numbers = self.assignment.members[bucket]
@@ -126,16 +140,18 @@ def inspect(
     """
     assignment = assign(source.entries, buckets, fps=fps, max_upscale=max_upscale)
     same = _duplicates(source) if duplicates else None
-    return Report(source, assignment, fps, same, _others(source))
+    return Report(source, assignment, fps, same, *_passed_over(source))
 
 
-def _others(source: Source) -> dict[str, int]:
-    """Files that a folder of media holds beside them and their captions, by suffix."""
+def _passed_over(source: Source) -> tuple[dict[str, int], tuple[str, ...]]:
+    """What a folder holds beside media and their captions: counts by suffix, and tables."""
     if source.layout not in ("folder", "imagefolder", "table"):
-        return {}
-    names = (name for name in list_folder(source.root).files if kind_of(name) is None)
-    counts = Counter(PurePosixPath(name).suffix.lower() for name in names)
-    return {name: n for name, n in counts.most_common() if name and name not in _CAPTIONS}
+        return {}, ()
+    names = [name for name in list_folder(source.root).files if kind_of(name) is None]
+    tables = tuple(name for name in names if is_table(name) and name not in source.tables)
+    counts = Counter(PurePosixPath(name).suffix.lower() for name in names if not is_table(name))
+    others = {name: n for name, n in counts.most_common() if name and name not in _CAPTIONS}
+    return others, tables
 
 
 def _duplicates(source: Source) -> tuple[tuple[str, ...], ...]:

@@ -11,7 +11,7 @@ from statefilm.data.files.entry import BadItem, Entry, Limits
 from statefilm.data.files.layouts import LAYOUTS, SPLITS, Query, recognise
 from statefilm.data.files.listing import Listing, list_folder
 from statefilm.data.files.probe import probe
-from statefilm.data.files.tables import TABLES
+from statefilm.data.files.tables import is_table
 from statefilm.errors import UsageError, suggest
 
 __all__ = ["Source", "open_source"]
@@ -27,6 +27,7 @@ class Source:
         entries: sorted by path, member and part.
         refused: name to reason of what is broken, hostile or over the limits.
         limits: what entries may ask for, when they are indexed and when they are loaded.
+        tables: whose rows are the entries, in layout "table".
     """
 
     root: Path
@@ -34,6 +35,7 @@ class Source:
     entries: tuple[Entry, ...]
     refused: dict[str, str]
     limits: Limits
+    tables: tuple[str, ...] = ()
 
 
 def open_source(
@@ -45,16 +47,17 @@ def open_source(
     cache: str | Path | None = None,
     limits: Limits | None = None,
 ) -> Source:
-    """Index a folder, or one file: a table with the folder it lies in, a tar, an array, a clip.
+    """Index a folder, or one file: a table, whose paths count from its folder, a tar, a clip ...
 
     Only headers are read, and of a video the first frame. Nothing is written to the folder, and
     nothing outside it is read.
 
     Args:
         layout: a key of `LAYOUTS`, or "auto" to recognise it: "folder" (captions beside the
-            files), "table" (metadata.jsonl, .csv or .parquet), "imagefolder" (a folder for each
-            class), "webdataset" (tars), "ucf101" or "carla". MineRL Navigate and GQN-Mazes
-            (arXiv 2102.09532) are folders of clips, Moving MNIST is an array in a folder.
+            files), "table" (metadata.jsonl, .csv or .parquet in a folder, one of any name as
+            `path`), "imagefolder" (a folder for each class), "webdataset" (tars), "ucf101" or
+            "carla". MineRL Navigate and GQN-Mazes (arXiv 2102.09532) are folders of clips, Moving
+            MNIST is an array in a folder.
         split: "train", "val" or "test", where the data are split by folders or lists.
         template: the caption of a class in "imagefolder" and "ucf101"; "{}" is its name.
         cache: a folder outside the data that keeps the index, which is used again as long as no
@@ -70,29 +73,29 @@ def open_source(
     if split not in SPLITS:
         raise suggest(split, SPLITS, "split")
     fill(template, "")
-    listing = _listing(path)
-    layout = recognise(listing) if layout == "auto" else layout
-    query = Query(split, template, limits)
+    listing, table = _listing(path)
+    if layout == "auto":
+        layout = "table" if table else recognise(listing)
+    query = Query(split, template, limits, table)
     if cache is None:
         index = _index(path, listing, layout, query)
     else:
         index = _kept_index(Path(cache), path, listing, layout, query)
-    return Source(listing.root, layout, index.entries, index.refused, limits)
+    return Source(listing.root, layout, index.entries, index.refused, limits, index.tables)
 
 
-def _listing(path: Path) -> Listing:
-    """What is to be looked at: a folder, a table's folder with no other table, or one file."""
+def _listing(path: Path) -> tuple[Listing, str | None]:
+    """What is to be looked at: a folder, one file, or a table's folder with the table's name."""
     if path.is_dir():
-        return list_folder(path)
+        return list_folder(path), None
     if not path.is_file():
         raise UsageError(f"{path}: no such file or folder")
     whole = list_folder(path.parent)
     if path.name not in whole.files:
         raise UsageError(f"{path}: {whole.refused.get(path.name, 'is hidden')}")
-    if path.name not in TABLES:
-        return Listing(whole.root, {path.name: whole.files[path.name]}, {})
-    files = {name: state for name, state in whole.files.items() if name not in TABLES}
-    return Listing(whole.root, {**files, path.name: whole.files[path.name]}, whole.refused)
+    if is_table(path.name):
+        return whole, path.name
+    return Listing(whole.root, {path.name: whole.files[path.name]}, {}), None
 
 
 def _index(path: Path, listing: Listing, layout: str, query: Query) -> Index:
@@ -113,7 +116,7 @@ def _index(path: Path, listing: Listing, layout: str, query: Query) -> Index:
         name, reason = next(iter(refused.items()))
         raise UsageError(f"{path}: none of {len(refused)} items can be used: {name}: {reason}")
     entries.sort(key=lambda entry: (entry.path, entry.member or "", entry.part or 0))
-    return Index(tuple(entries), dict(sorted(refused.items())))
+    return Index(tuple(entries), dict(sorted(refused.items())), tuple(found.tables))
 
 
 def _kept_index(cache: Path, path: Path, listing: Listing, layout: str, query: Query) -> Index:

@@ -1,24 +1,29 @@
-"""Tables of captions: metadata.jsonl, .csv and .parquet, row by row."""
+"""Tables of paths and captions: .jsonl, .csv and .parquet, row by row."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from statefilm.data.files.captions import parse
 from statefilm.data.files.entry import Limits, reason_of
 from statefilm.errors import UsageError
 
-__all__ = ["PATH_KEYS", "TABLES", "Row", "read_rows"]
+__all__ = ["PATH_KEYS", "TABLES", "Row", "is_table", "read_rows"]
 
 PATH_KEYS = ("file_name", "path", "file")
-TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # found by their names
 
 # Number of the row from 1, and the row or what is wrong with it.
 Row = tuple[int, dict[str, Any] | str]
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table by its suffix."""
+    return PurePosixPath(name).suffix.lower() in _READERS
 
 
 def read_rows(path: Path, limits: Limits) -> Iterator[Row]:
@@ -27,9 +32,8 @@ def read_rows(path: Path, limits: Limits) -> Iterator[Row]:
     Raises:
         UsageError: the table as a whole cannot be read.
     """
-    readers = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
     try:
-        yield from readers[path.suffix.lower()](path, limits)
+        yield from _READERS[path.suffix.lower()](path, limits)
     except UsageError as error:
         raise UsageError(f"{path.name}: {error}") from None
     except (csv.Error, UnicodeDecodeError, OSError) as error:
@@ -87,3 +91,6 @@ def _parquet(path: Path, limits: Limits) -> Iterator[Row]:
                 yield number, row
     except pyarrow.ArrowException as error:
         raise UsageError(reason_of(error)) from None
+
+
+_READERS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
