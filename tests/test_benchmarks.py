@@ -58,6 +58,31 @@ def test_data_loading(script, tmp_path, capsys):
     )
 
 
+def test_training_curves(script, tmp_path, capsys):
+    runs = [tmp_path / "runs" / name for name in ("first", "second")]
+    for run, kinds in zip(runs, (("image",), ("image", "video")), strict=True):
+        (run / "logs").mkdir(parents=True)
+        lines = [
+            {"step": n, "samples": 4 * n, "seconds": 60 * n, "loss": 1 / n}
+            | {f"loss_{kind}": 1 / n for kind in kinds}
+            for n in (1, 2, 4)
+        ]
+        lines.append({"step": 4, "world/mean": 0.625})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run / "logs" / "metrics.jsonl").write_text(text)
+    curves = script("training_curves")
+    assert curves.main([str(tmp_path / "out"), *map(str, runs)]) == 0
+    table = (tmp_path / "out" / "tables.md").read_text()
+    assert table in capsys.readouterr().out
+    first, second = [line.split("|")[1:-1] for line in table.splitlines() if "| 4 " in line]
+    cells = ["first", "4", "4", "16", "0.5833", "0.5833", "0.62", "-"]
+    assert [cell.strip() for cell in first] == cells
+    assert [cell.strip() for cell in second] == ["second", *cells[1:-1], "0.5833"]
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):
+        curves.main([str(tmp_path / "out"), str(tmp_path / "nowhere")])
+
+
 def test_cuda_tables(script, tmp_path):
     cuda_tables = script("cuda_tables")
     assert cuda_tables.main([str(tmp_path), "--tiny", "--device", "cpu"]) == 0

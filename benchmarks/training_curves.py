@@ -1,0 +1,93 @@
+"""What runs learnt: python benchmarks/training_curves.py FOLDER RUN [RUN ...].
+
+The losses of runs in the order in which they were trained, as `curves.png`, and what each took and
+reached, as `tables.md`; the figures are those of the runs' own logs.
+"""
+
+import argparse
+import json
+import sys
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from statefilm.evaluation.speed import machine
+from statefilm.evaluation.speed.report import markdown
+
+Lines = list[dict[str, Any]]
+LAST = 10  # lines of a log that its last loss is the mean of
+SCORES = "world/"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Write the plot and the table, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    asked = parser.parse_args(args)
+    logs = {}
+    for run in asked.runs:
+        path = run / "logs" / "metrics.jsonl"
+        if not path.is_file():
+            parser.error(f"{path} is not there: name the folder of a run")
+        logs[run.name] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows = [row_of(name, lines) for name, lines in logs.items()]
+    columns = [(key, lambda row, key=key: row.get(key, "-")) for key in keys_of(rows)]
+    table = "\n".join(markdown(columns, rows))
+    device = machine.line(machine.describe(torch.device("cpu")))
+    text = f"Trained with {device}.\n\n{table}\n"
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    (asked.folder / "tables.md").write_text(text, "utf-8")
+    draw(logs, asked.folder / "curves.png")
+    print(text)
+    return 0
+
+
+def keys_of(rows: list[dict[str, str]]) -> list[str]:
+    """The columns of all rows, each once."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def row_of(name: str, lines: Lines) -> dict[str, str]:
+    """What a run took, where its losses ended, and what it last scored on the world."""
+    steps = [line for line in lines if "loss" in line]
+    last = steps[-LAST:]
+    kinds = sorted({key for line in last for key in line if key.startswith("loss")})
+    row = {
+        "run": name,
+        "minutes": f"{steps[-1]['seconds'] / 60:.0f}",
+        "steps": f"{steps[-1]['step']}",
+        "samples": f"{steps[-1]['samples']}",
+    }
+    for kind in kinds:
+        found = [line[kind] for line in last if kind in line]
+        row[kind.replace("_", " ")] = f"{sum(found) / len(found):.4f}"
+    scores = {k: v for line in lines for k, v in line.items() if k.startswith(SCORES)}
+    return row | {key.removeprefix(SCORES): f"{value:.2f}" for key, value in scores.items()}
+
+
+def draw(logs: dict[str, Lines], path: Path) -> None:
+    """One line a run and kind of data, one run after the other along the minutes."""
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axis = figure.subplots()
+    ends = [
+        max(line["seconds"] for line in lines if "loss" in line) / 60 for lines in logs.values()
+    ]
+    for (name, lines), start in zip(logs.items(), accumulate([0.0, *ends]), strict=False):
+        for kind, style in (("loss_image", "-"), ("loss_video", "--")):
+            points = [(start + x["seconds"] / 60, x[kind]) for x in lines if kind in x]
+            if points:
+                label = f"{name}, {kind.removeprefix('loss_')}s"
+                axis.plot(*zip(*points, strict=True), style, lw=1, label=label)
+        axis.axvline(start, color="black", lw=0.5, alpha=0.3)
+    axis.set(xlabel="minutes", ylabel="training loss", yscale="log")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
