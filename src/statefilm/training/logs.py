@@ -1,9 +1,11 @@
-"""What a run says while it goes: metrics as JSON lines and TensorBoard scalars, and progress."""
+"""What a run says while it goes: metrics for files, TensorBoard and W&B, and progress."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import secrets
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,7 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Logs", "Meter"]
+from statefilm.errors import UsageError
+from statefilm.training.recipe import Recipe
+
+__all__ = ["Logs", "Meter", "find_wandb"]
+
+logger = logging.getLogger(__name__)
+
+WANDB_PATIENCE = 60  # seconds for who logs in, for the start, and for what is left at the end
 
 
 class Meter:
@@ -50,9 +59,17 @@ class Logs:
         start: the step it starts at; lines of later steps, of an interrupted run, are dropped.
         stop: the step it ends at.
         quiet: no words on stderr; else a bar where it is a terminal, and plain lines elsewhere.
+        recipe: of the run, for Weights & Biases where its `log.wandb` names a project.
     """
 
-    def __init__(self, run: Path | None, start: int, stop: int, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        run: Path | None,
+        start: int,
+        stop: int,
+        quiet: bool = False,
+        recipe: Recipe | None = None,
+    ) -> None:
         self._file = None if run is None else run / "logs" / "metrics.jsonl"
         self._board = None
         if self._file is not None:
@@ -66,6 +83,11 @@ class Logs:
             disable=quiet or not sys.stderr.isatty(),
             bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}",
         )
+        self._wandb = None
+        if self._file is not None and recipe is not None and recipe.log.wandb is not None:
+            self._wandb = _Wandb(self._file.parent, recipe.log.wandb, recipe)
+            if self._wandb.url:
+                self.say(f"W&B: {self._wandb.url}")
 
     def __enter__(self) -> Logs:
         return self
@@ -79,6 +101,8 @@ class Logs:
         self._bar.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close(failed=kind is not None)
 
     def advance(self) -> None:
         """One step is done."""
@@ -102,6 +126,8 @@ class Logs:
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.record(step, metrics)
 
     def keep_skipped(self, step: int, reason: str, samples: list[str]) -> None:
         """Note in `logs/skipped.jsonl` which samples a skipped step had."""
@@ -146,3 +172,98 @@ def _tensorboard(folder: Path, start: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def find_wandb() -> Any:
+    """The package of Weights & Biases.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        wandb = None
+    if not hasattr(wandb, "init"):  # the folders `wandb` that it makes can be imported too
+        raise UsageError("log.wandb needs wandb: pip install 'statefilm[wandb]'")
+    return wandb
+
+
+class _Wandb:
+    """A run at Weights & Biases, which never ends a training: what it cannot do is said once.
+
+    Where the service is not to be had, the run is kept in the folder `wandb` of the run folder.
+
+    Args:
+        folder: for `wandb-id`, by which a run that goes on finds itself again.
+        recipe: gives the run its name and its config.
+    """
+
+    def __init__(self, folder: Path, project: str, recipe: Recipe) -> None:
+        self._run, self.url, self._next = None, None, 0
+        file = folder / "wandb-id"
+        if not file.exists():
+            file.write_text(secrets.token_hex(4) + "\n", "utf-8")
+        wanted = {
+            "project": project,
+            "name": recipe.name,
+            "id": file.read_text("utf-8").strip(),
+            "resume": "allow",
+            "config": recipe.model_dump(mode="json"),
+            "allow_val_change": True,
+            "dir": str(folder.parent),
+        }
+        try:
+            self._run = _start_wandb(wanted)
+            self.url = None if self._run.offline else self._run.url
+            self._next = self._run.step
+        except Exception as error:
+            self._give_up(error)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hand on metrics of a step, unless they were before the run was interrupted."""
+        if self._run is None or step < self._next:
+            return
+        try:
+            self._run.log(dict(metrics), step=step)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self, failed: bool) -> None:
+        """Wait a little for what has not been sent."""
+        if self._run is None:
+            return
+        try:
+            self._run.finish(exit_code=int(failed))
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        logger.warning("log.wandb: nothing more is logged there (%s)", _first_line(error))
+        self._run = None
+
+
+def _start_wandb(wanted: Mapping[str, Any]) -> Any:
+    """A run with the service or, where that fails, on the disk alone."""
+    wandb = find_wandb()
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        login_timeout=WANDB_PATIENCE,
+        init_timeout=WANDB_PATIENCE,
+        finish_timeout=WANDB_PATIENCE,
+    )
+    try:
+        return wandb.init(**wanted, settings=settings)
+    except Exception as error:
+        logger.warning(
+            "log.wandb: the run is kept in %s, for `wandb sync` to send (%s)",
+            Path(wanted["dir"]) / "wandb",
+            _first_line(error),
+        )
+    wandb.teardown()  # else the id is still taken by the run that did not start
+    return wandb.init(**wanted, settings=settings, mode="offline")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

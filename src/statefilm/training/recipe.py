@@ -316,9 +316,13 @@ class Validation(Section):
 
 
 class Log(Section):
-    """How often the mean of the loss since the last time is written."""
+    """How often the mean of the loss since the last time is written.
+
+    `wandb` is a project at Weights & Biases that is told too (the extra `wandb`); null is none.
+    """
 
     every_steps: Count = 50
+    wandb: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Recipe(Section):

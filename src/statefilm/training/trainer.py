@@ -31,7 +31,7 @@ from statefilm.training.checkpoint import (
 )
 from statefilm.training.ema import MovingAverage
 from statefilm.training.loading import dump_recipe
-from statefilm.training.logs import Logs, Meter
+from statefilm.training.logs import Logs, Meter, find_wandb
 from statefilm.training.optim import Optimizers, learning_rate_factor
 from statefilm.training.parallel import Ranks
 from statefilm.training.parallel.apply import distribute
@@ -112,6 +112,8 @@ class Trainer:
                 f"samples.world_scores {wanted} needs what judges the world: give Trainer a "
                 "`score`, as `statefilm train` does, or leave it out"
             )
+        if recipe.log.wandb is not None:
+            find_wandb()  # before anything is written
         self.recipe, self.score = recipe, score
         self.folder = Path(output_dir)
         self.device = pick_device(device)
@@ -142,12 +144,12 @@ class Trainer:
         if snapshot is not None:
             self._restore(snapshot)
         counters = self.counters
+        folder = self.folder if self.ranks.is_first else None
+        self.logs = Logs(folder, counters.step, self.recipe.steps, self.quiet, self.recipe)
         self._started = time.monotonic() - counters.seconds
         self._first_step, self._first_seconds = counters.step, counters.seconds
         self._reported = counters.samples, counters.seconds
         self._clock = counters.seconds
-        folder = self.folder if self.ranks.is_first else None
-        self.logs = Logs(folder, counters.step, self.recipe.steps, self.quiet)
         with self.logs, stop_signals() as stop:
             if snapshot is not None:
                 self.logs.say(f"resuming at step {counters.step}")
