@@ -3,6 +3,7 @@
 `STATEFILM_KILLS=50` kills a run so often in place of the few times of every day.
 """
 
+import json
 import math
 import os
 import random
@@ -201,6 +202,19 @@ def test_a_step_that_is_not_finite_is_skipped(tmp_path, capsys):
     assert [line["step"] for line in lines] == [1, 3, 4]
     assert lines[-1]["skipped"] == 1
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path, 4).values())
+
+
+def test_a_step_that_is_skipped_again_after_a_kill_is_noted_once(tmp_path):
+    recipe = tiny_recipe("steps=5", "checkpoint.every_steps=2")
+    for _ in range(2):
+        trainer = Faulty(recipe, tmp_path, device="cpu", quiet=True)
+        trainer.bad = (0, 4)
+        trainer.fit()
+        for file in (tmp_path / "checkpoints" / "step-00000005").iterdir():
+            file.write_bytes(b"")  # as if it was killed before it was saved
+    rows = (tmp_path / "logs" / "skipped.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 5]
+    assert [line["step"] for line in metrics(tmp_path)] == [2, 3, 4]
 
 
 def test_too_many_such_steps_stop_the_run_and_name_the_step(tmp_path):

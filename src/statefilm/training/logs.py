@@ -74,7 +74,9 @@ class Logs:
         self._board = None
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            _drop_after(self._file, start)
+            self._skipped = self._file.with_name("skipped.jsonl")
+            for file in (self._file, self._skipped):
+                _drop_after(file, start)
             self._board = _tensorboard(self._file.parent, start)
         self._stop, self._quiet = stop, quiet
         self._bar = tqdm(
@@ -133,7 +135,7 @@ class Logs:
         """Note in `logs/skipped.jsonl` which samples a skipped step had."""
         if self._file is not None:
             row = {"step": step, "reason": reason, "samples": samples}
-            _append(self._file.with_name("skipped.jsonl"), row)
+            _append(self._skipped, row)
 
     def say(self, text: str) -> None:
         """A line on stderr that does not break the bar."""
