@@ -182,20 +182,10 @@ class Trainer:
 
     def _open_scores(self) -> Callable[[], Mapping[str, float]] | None:
         """What scores the task's model on the world; None where the recipe does not ask for it."""
-        wanted, context = self.recipe.samples, self.ranks.context
-        if not wanted.world_scores or self.score is None:
+        if not self.recipe.samples.world_scores or self.score is None:
             return None
         assert isinstance(self.task, DenoiserTask)
-        pipe = self.task.pipeline
-        height, width = pipe.config.default_height, pipe.config.default_width
-        for frames in (1, wanted.num_frames):
-            tokens = pipe.num_tokens(frames, height, width)
-            if tokens % context:
-                raise UsageError(
-                    f"samples.world_scores {wanted.world_scores}: parallel.context {context} does "
-                    f"not divide the {tokens} tokens of {width}x{height}x{frames}"
-                )
-        return self.score(pipe, wanted)
+        return self.score(self.task.pipeline, self.recipe.samples)
 
     def _run(self, stop: StopRequest) -> bool:
         """Step until the recipe's end, its time, or a signal; save on the way and at the end.
