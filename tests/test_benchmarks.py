@@ -94,6 +94,33 @@ def test_cuda_tables(script, tmp_path):
     assert {row["dtype"] for row in checked} == {"float32", "bfloat16"}
     assert all(row["ok"] for row in checked if row["backend"] in ("auto", "chunked"))
     assert "| ok" in (tmp_path / "tables.md").read_text()
+    steps = json.loads((tmp_path / "training.json").read_text())["rows"]
+    assert [row["load"] for row in steps] == [
+        f"hth_300m/{name}"
+        for name in ("1_256p_t2i data.0", "3_180p_t2v data.0", "3_180p_t2v data.1")
+    ]
+    for row in steps:
+        assert 0.9 < row["ratio"] < 1.1  # of the peak to the plan
+        assert 0 < row["mfu"] < row["mfu_with_recomputation"]
+    assert steps[1]["tokens"] == 2 * steps[0]["tokens"]
+
+
+def test_training_steps_begin_nothing_after_their_time(script, tmp_path):
+    cuda_tables = script("cuda_tables")
+    args = [str(tmp_path), "--tiny", "--device", "cpu", "--parts", "training", "--minutes", "0"]
+    assert cuda_tables.main(args) == 0
+    tables = (tmp_path / "tables.md").read_text()
+    assert "- left out: hth_300m/3_180p_t2v data.1: the time was used up" in tables
+
+
+def test_a_training_step_that_fails_is_reported(script, tmp_path, monkeypatch):
+    cuda_tables = script("cuda_tables")
+    monkeypatch.setattr(cuda_tables, "RECIPES", ("hth_300m/1_256p_t2i",))
+    monkeypatch.setattr(cuda_tables, "TINY_FILES", {"area": "1024", "step": "4"})
+    args = [str(tmp_path), "--tiny", "--device", "cpu", "--parts", "training"]
+    assert cuda_tables.main(args) == 3
+    tables = (tmp_path / "tables.md").read_text()
+    assert "- left out: hth_300m/1_256p_t2i data.0: UsageError: data.0.files" in tables
 
 
 def test_a_part_that_fails_stops_no_other(script, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import Recipe, Samples
 from statefilm.training.signals import StopRequest, stop_signals
 from statefilm.training.sources import digest_of
-from statefilm.training.tasks import DenoiserTask, build_task
+from statefilm.training.tasks import DenoiserTask, Task, build_task
 
 __all__ = ["Trainer"]
 
@@ -162,7 +162,7 @@ class Trainer:
 
     def _build(self, vocabulary: list[str] | None = None) -> None:
         recipe = self.recipe
-        self.task = build_task(recipe, self.device, self.ranks, self.folder, vocabulary=vocabulary)
+        self.task = self._open_task(vocabulary)
         self.counters, self.meter = Counters(), Meter()
         self.counters.data = [one.fingerprint for one in self.task.batches.sources]
         if self.task.vocabulary is not None:
@@ -179,6 +179,9 @@ class Trainer:
         self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
         self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
         self.saver = Saver(self.folder, recipe.checkpoint, self.ranks)
+
+    def _open_task(self, vocabulary: list[str] | None) -> Task:
+        return build_task(self.recipe, self.device, self.ranks, self.folder, vocabulary=vocabulary)
 
     def _open_scores(self) -> Callable[[], Mapping[str, float]] | None:
         """What scores the task's model on the world; None where the recipe does not ask for it."""
