@@ -48,9 +48,10 @@ def test_own_clips_fall_into_buckets(own_data, tmp_path, capsys):
     count = 2 * 2 * len(own_data.MOVES)
     assert len([*(tmp_path / "clips").glob("*.mp4")]) == count
     capsys.readouterr()
-    assert run(["data", "inspect", "own_clips", f"data.0.files.path={tmp_path / 'clips'}"]) == 0
+    paths = [f"data.{number}.files.path={tmp_path / 'clips'}" for number in range(2)]
+    assert run(["data", "inspect", "own_clips", *paths]) == 0
     report = capsys.readouterr().out
-    assert f"{count} items" in report and "0 dropped, 0 broken" in report
+    assert report.count(f"{count} items") == report.count("0 dropped, 0 broken") == 2
 
 
 def test_moves_move(own_data):

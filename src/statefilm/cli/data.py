@@ -136,6 +136,7 @@ def inspect(
             buckets_of(section),
             fps=section.fps,
             max_upscale=section.max_upscale,
+            stills=section.stills,
             duplicates=duplicates,
         )
         for place, section in _sections(what, changes or []).items()

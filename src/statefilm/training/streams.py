@@ -92,6 +92,8 @@ class FileSource(Section):
         path: a folder or a file, counted from the folder that the run is started in.
         layout, split, template, cache: those of `data.files.open_source`.
         fps: frames a second of clips; null takes their own.
+        stills: takes single frames of clips, as images, so that a model of clips learns from many
+            more pictures in the same time.
         max_upscale: by how much a picture may be enlarged; smaller ones are dropped.
         background: red, green and blue of what shows through transparent pixels.
     """
@@ -106,6 +108,7 @@ class FileSource(Section):
     ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = RATIOS
     lengths: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     fps: Positive | None = None
+    stills: bool = False
     max_upscale: Positive = 1.5
     background: tuple[Level, Level, Level] = (255, 255, 255)
 
@@ -118,6 +121,12 @@ class FileSource(Section):
     @classmethod
     def _known_split(cls, value: str) -> str:
         return choose(value, FILE_SPLITS, "split")
+
+    @model_validator(mode="after")
+    def _stills_are_images(self) -> FileSource:
+        if self.stills and self.lengths != (1,):
+            raise ValueError(f"stills are single frames: lengths {list(self.lengths)} must be [1]")
+        return self
 
 
 class LatentSource(Section):

@@ -95,6 +95,9 @@ def test_what_fits_no_bucket_is_dropped_with_the_reason():
     images = make_buckets(64 * 64, 8, ratios=(1,))
     assert assign([clip(300)], images).dropped == {0: "no bucket is for clips"}
     assert assign([image(30, 90)], images, max_upscale=3).dropped == {}
+    assert assign([clip(300), image(64, 64)], images, stills=True).members == {square: (0, 1)}
+    clips = make_buckets(64 * 64, 8, ratios=(1,), lengths=(5,))
+    assert assign([clip(300)], clips, stills=True).dropped == {0: "no bucket is for images"}
 
 
 SMALL, LARGE = Bucket(1, 8, 8), Bucket(1, 16, 16)

@@ -83,20 +83,27 @@ def make_buckets(
 
 
 def choose_bucket(
-    entry: Entry, buckets: Iterable[Bucket], *, fps: float | None = None, max_upscale: float = 1.5
+    entry: Entry,
+    buckets: Iterable[Bucket],
+    *,
+    fps: float | None = None,
+    max_upscale: float = 1.5,
+    stills: bool = False,
 ) -> Bucket:
     """The bucket that shows most of an entry: of a clip the longest, then the least cropped.
 
     Args:
         fps: frames a second of clips; None takes their own.
         max_upscale: by how much a picture may be enlarged, at most.
+        stills: single frames of clips are taken, as images.
 
     Raises:
         UsageError: no bucket takes the entry; says why.
     """
-    alike = [bucket for bucket in buckets if (bucket.num_frames > 1) == entry.is_clip]
+    as_clip = entry.is_clip and not stills
+    alike = [bucket for bucket in buckets if (bucket.num_frames > 1) == as_clip]
     if not alike:
-        raise UsageError(f"no bucket is for {'clips' if entry.is_clip else 'images'}")
+        raise UsageError(f"no bucket is for {'clips' if as_clip else 'images'}")
     length = clip_length(entry, fps)
     fitting = [bucket for bucket in alike if bucket.num_frames <= length]
     if not fitting:
@@ -124,13 +131,14 @@ def assign(
     *,
     fps: float | None = None,
     max_upscale: float = 1.5,
+    stills: bool = False,
 ) -> Assignment:
     """`choose_bucket` for every entry."""
     members: dict[Bucket, list[int]] = {bucket: [] for bucket in sorted(set(buckets))}
     dropped: dict[int, str] = {}
     for number, entry in enumerate(entries):
         try:
-            bucket = choose_bucket(entry, members, fps=fps, max_upscale=max_upscale)
+            bucket = choose_bucket(entry, members, fps=fps, max_upscale=max_upscale, stills=stills)
         except UsageError as error:
             dropped[number] = str(error)
         else:

@@ -131,6 +131,7 @@ def inspect(
     *,
     fps: float | None = None,
     max_upscale: float = 1.5,
+    stills: bool = False,
     duplicates: bool = False,
 ) -> Report:
     """What training on a source will see; the arguments are those of `assign`.
@@ -138,7 +139,7 @@ def inspect(
     Args:
         duplicates: also compare the contents of all items, which reads every byte.
     """
-    assignment = assign(source.entries, buckets, fps=fps, max_upscale=max_upscale)
+    assignment = assign(source.entries, buckets, fps=fps, max_upscale=max_upscale, stills=stills)
     same = _duplicates(source) if duplicates else None
     return Report(source, assignment, fps, same, *_passed_over(source))
 

@@ -77,7 +77,13 @@ def encode_stream(
     files = recipe.data[number].files
     assert files is not None
     source = source_of(files)
-    found = assign(source.entries, buckets_of(files), fps=files.fps, max_upscale=files.max_upscale)
+    found = assign(
+        source.entries,
+        buckets_of(files),
+        fps=files.fps,
+        max_upscale=files.max_upscale,
+        stills=files.stills,
+    )
     if not found.members:
         dropped, reason = next(iter(found.dropped.items()))
         name = source.entries[dropped].name
