@@ -209,6 +209,64 @@ def test_context_divides_activations_but_not_blocks_inputs():
     assert whole / 2 < split < whole
 
 
+def test_tokens_that_do_not_divide_count_for_the_process_that_has_the_most():
+    found = planner("data.0.world.size=40", devices=4)
+    whole, split = (
+        found.memory(0, Settings(layout), 4).activations
+        for layout in (Layout(4, 1, 1), Layout(1, 1, 4))
+    )
+    width, tokens = 32, 25
+    inputs = 4 * 4 * tokens * width
+    assert split == pytest.approx(7 / 25 * whole + 18 / 25 * inputs, rel=0.01)
+
+
+FLAT = "model.overrides.patch_size=[1, 32, 32]"  # as many tokens as squares of 32 pixels
+TWO = "data=[{world: {size: 64}, batch_size: 2}, {world: {size: 32}, batch_size: 2}]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ([TWO], r"data\.1"),
+        (["validation={data: {world: {size: 32}, batch_size: 2}}"], r"validation\.data"),
+        (["data.0.world.num_frames=5", "samples.every_steps=2"], "samples"),
+        ([TWO, "model.overrides.registers=1"], None),  # it is a token too
+    ],
+)
+def test_samples_with_fewer_tokens_than_processes_are_refused_wherever_they_come_from(
+    changes, where
+):
+    size = "data.0.world.size=32" if where == "samples" else "data.0.world.size=64"
+    recipe = tiny_recipe(SHORT, FLAT, size, "parallel.context=2", *changes)
+    if where is None:
+        assert plan_recipe(recipe, replace(ONE, devices=2)).settings.layout.context == 2
+        return
+    with pytest.raises(ValueError, match=rf"context 2: .* {where} may have only 1: at most 1"):
+        plan_recipe(recipe, replace(ONE, devices=2))
+
+
+def test_the_smallest_bucket_of_files_that_are_not_there_yet_counts():
+    # 64 x 64, 96 x 64 and 64 x 32 pixels
+    files = "files: {path: nowhere, area: 4096, step: 32, ratios: [1.0, 1.5, 2.0]}"
+    shell = recipe_shell(tiny_recipe(SHORT, FLAT, f"data.0={{{files}, batch_size: 4}}"))
+    assert shell.lengths == {"data.0": 2} and shell.loads[0].tokens == 6
+
+
+def test_advice_to_split_the_tokens_of_compiled_blocks_says_not_to_compile_them():
+    advice = {
+        compiled: planner(
+            *(f"compile={compiled}", "data.0.world.num_frames=5"), memory=1_800_000, devices=4
+        )
+        .plan("toy", None)
+        .advice
+        for compiled in ("none", "blocks")
+    }
+    for compiled, lines in advice.items():
+        split = [line for line in lines if "parallel.context=" in line]
+        assert split
+        assert all(("compile=none" in line) == (compiled == "blocks") for line in split)
+
+
 def test_advice_names_changes_with_which_it_fits():
     found = planner(memory=2_200_000)
     plan = found.plan("toy", None)
@@ -229,7 +287,8 @@ def test_sizes_that_do_not_divide_are_one_line():
         (["data.0.batch_size=5"], 2, "batch_size 5 .* nearest valid is 6"),
         (["data.0.batch_size=6", "accumulate=4"], 1, "= 4 parts: the nearest valid is 8"),
         (["parallel.shard=2"], 3, "parallel.*3 processes"),
-        (["parallel.context=3"], 3, "context 3 does not divide the 16 tokens"),
+        (["parallel.context=3"], 3, "context 3: it does not divide the 4 heads of HydraMixer"),
+        (["parallel.context=2", "compile=blocks"], 2, "context 2: .* not compiled"),
     ):
         recipe = tiny_recipe(SHORT, "data.0.batch_size=6", *changes)
         with pytest.raises(ValueError, match=said):

@@ -175,7 +175,7 @@ class Trainer:
             )
         if recipe.compile == "blocks":
             self.task.compile()
-        distribute(self.task.modules, recipe, self.ranks)
+        distribute(self.task, recipe, self.ranks)
         self.optimizers = Optimizers(self.task.modules, recipe.optimizer)
         self.average = MovingAverage(self.optimizers.parameters, recipe.ema)
         self.saver = Saver(self.folder, recipe.checkpoint, self.ranks)

@@ -43,6 +43,14 @@ ALL = [
         *("linear_attention V", "s6 H", "s4d hilbert"),
     ),
 ]
+# 25 and 16 tokens in turn with 10 beside them: neither is a multiple of 4, one is none of 2.
+ODD = [
+    *(*ALL, "model.overrides.text_prefix=8", "model.overrides.registers=2"),
+    "model.overrides.mixer_options.hydra.groups=2",
+    "data=[{world: {size: 40}, batch_size: 8}, {world: {size: 32}, batch_size: 8}]",
+]
+# 9 tokens: on 4 processes fewer each than a convolution reads of its neighbours.
+FEW = [*ALL, "data.0.world.size=48", "model.overrides.patch_size=[1, 16, 16]"]
 TWICE = ["checkpoint.every_steps=10"]
 CHECKPOINTED = ["gradient_checkpointing=true"]
 LORA = ["model.lora={rank: 2}"]
@@ -50,6 +58,7 @@ SAMPLED = ["samples.every_steps=20"]
 HELD_OUT = "{world: {size: 32, split: heldout}, batch_size: 8}"
 VALIDATED = [f"validation={{data: {HELD_OUT}, batches: 2, every_steps: 5}}"]
 VALIDATED += ["checkpoint.keep_best=true"]
+WIDE = "model.overrides.patch_size=[1, 32, 32]"
 UNET = ["steps=2", "samples.every_steps=0", "precision=float32", "data.0.batch_size=2"]
 HALF = "checkpoints/step-00000010"
 
@@ -57,34 +66,52 @@ RUNS = {
     1: {
         "one": [*SAMPLED, *VALIDATED],
         "one all": ALL,
+        "one odd": ODD,
+        "one few": FEW,
         "one lora": LORA,
     },
     4: {
         "replicate 4": [],
         "shard 4": ["parallel.shard=4"],
         "replicate 2 shard 2": ["parallel.shard=2", *TWICE],
+        "replicate 2 shard 2 accumulate 2": ["parallel.shard=2", "accumulate=2"],
         "context 4 all": ["parallel.context=4", *ALL],
+        "context 4 odd": ["parallel.context=4", *ODD],
+        "context 4 few": ["parallel.context=4", *FEW],
         "shard 2 context 2": ["parallel={shard: 2, context: 2}", *SAMPLED, *VALIDATED],
     },
     2: {
-        "replicate 2": VALIDATED,
+        "replicate 2": [*VALIDATED, *TWICE, "checkpoint.keep_last=4"],
         "shard 2": ["parallel.shard=2", "checkpoint.background=true", *TWICE],
         "context 2 all": ["parallel.context=2", *ALL],
+        "context 2 odd": ["parallel.context=2", *CHECKPOINTED, *ODD, *TWICE],
         "shard 2 lora": ["parallel.shard=2", *LORA],
         "replicate 2 accumulate 2": ["accumulate=2"],
         "shard 2 accumulate 2": ["parallel.shard=2", "accumulate=2", *CHECKPOINTED],
         "context 2 accumulate 2": ["parallel.context=2", "accumulate=2", *CHECKPOINTED],
     },
 }
-# From ten steps of four processes, on one to four.
-RESUMED = {
-    1: {"4 to 1": []},
-    2: {"4 to 2": ["parallel.shard=2"]},
-    4: {"4 to 4": ["parallel.shard=2"]},
-}
+# From ten steps of four processes, on fewer.
+RESUMED = {1: {"4 to 1": []}, 2: {"4 to 2": ["parallel.shard=2"]}}
+# From ten steps, on the same processes.
+AGAIN = {4: ["replicate 2 shard 2"], 2: ["replicate 2", "shard 2", "context 2 odd"]}
 REFUSED = {
-    "tokens": (["parallel.context=4", "data.0.world.size=40"], "a sequence of 25 tokens"),
-    "heads": (["parallel.context=4", "model.overrides.head_dim=16"], "a mixer's 2 heads"),
+    "tokens": (
+        ["parallel.context=4", "data.0.world.size=32", WIDE],
+        r"context 4: .* data\.0 may have only 1: at most 1 is valid",
+    ),
+    "held out": (
+        ["parallel.context=4", "data.0.world.size=64", WIDE, *VALIDATED],
+        r"context 4: .* validation\.data may have only 1: at most 1 is valid",
+    ),
+    "pictures": (
+        ["parallel.context=4", "data.0.world={size: 32, num_frames: 5}", WIDE, *SAMPLED],
+        r"context 4: .* samples may have only 1: at most 1 is valid",
+    ),
+    "heads": (
+        ["parallel.context=4", "model.overrides.head_dim=16"],
+        "the 2 heads of SelfAttentionMixer: valid are 1, 2",
+    ),
     "compiled": (["parallel.context=4", "compile=blocks"], "are not compiled"),
     "batch": (["data.0.batch_size=6"], "batch_size 6 .* 4 processes: the nearest valid is 8"),
     "parts": (["accumulate=4"], r"data\.0\.batch_size 8 .* accumulate 4 .* valid is 16"),
@@ -102,7 +129,9 @@ def runs(tmp_path_factory):
         before = CHANGES if recipe == "smoke_world_t2i" else UNET
         return [recipe, str(folder / name), [*before, *changes], resume]
 
-    half = str(folder / "replicate 2 shard 2" / HALF)
+    def resumed(name, changes, source):
+        return entry(name, changes, str(folder / source / HALF))
+
     jobs = [
         {"processes": size, "runs": [entry(*run) for run in RUNS[size].items()]} for size in RUNS
     ]
@@ -114,8 +143,14 @@ def runs(tmp_path_factory):
         entry("vae shard 2", ["parallel.shard=2"], recipe="smoke_world_vae"),
     ]
     jobs += [
-        {"processes": size, "runs": [entry(*run, half) for run in RESUMED[size].items()]}
-        for size in RESUMED
+        {
+            "processes": size,
+            "runs": [
+                *(resumed(*run, "replicate 2 shard 2") for run in RESUMED.get(size, {}).items()),
+                *(resumed(f"{n} again", RUNS[size][n], n) for n in AGAIN.get(size, ())),
+            ],
+        }
+        for size in (1, 2, 4)
     ]
     jobs.append(
         {
@@ -157,7 +192,7 @@ def assert_same_course(found, expected):
 def alone(name):
     """The run of one process that is to be the same."""
     kind = name.rpartition(" ")[2]
-    return f"one {kind}" if kind in ("all", "lora") else "one"
+    return f"one {kind}" if f"one {kind}" in RUNS[1] else "one"
 
 
 @pytest.mark.parametrize("name", [n for size in (4, 2) for n in RUNS[size]])
@@ -184,11 +219,14 @@ def test_a_checkpoint_of_four_goes_on_with_any_number(runs, name):
     assert_same_course(metrics(runs / name), metrics(runs / "one")[10:])
 
 
-def test_the_same_processes_go_on_to_the_bit(runs):
+@pytest.mark.parametrize("name", [n for names in AGAIN.values() for n in names])
+def test_the_same_processes_go_on_to_the_bit(runs, name):
+    course, expected = metrics(runs / f"{name} again"), metrics(runs / name)[10:]
+    assert [line["loss"] for line in course] == [line["loss"] for line in expected]
     for part in ("model", "ema", "optimizer"):
-        whole, resumed = weights(runs / "replicate 2 shard 2", part), weights(runs / "4 to 4", part)
+        whole, resumed = weights(runs / name, part), weights(runs / f"{name} again", part)
         assert whole.keys() == resumed.keys()
-        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +304,7 @@ def test_what_cannot_be_shared_is_refused_on_every_process_in_one_line(runs, nam
     for line in lines:
         assert line.startswith("UsageError: ")
         assert re.search(REFUSED[name][1], line)
+    assert not (runs / name).exists()  # said before the first step
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -1,7 +1,8 @@
 """The ops inside mixers that look along the sequence, for tokens that lie on several processes.
 
 Each takes this process's tokens, trades them for all tokens of its share of the heads or channels,
-runs the op, and trades back. What has no tokens, as rates and skips, is cut to the share.
+runs the op, and trades back. What has no tokens, as rates and skips, is cut to the share. Processes
+may have different numbers of tokens, never of heads.
 
 Legend: B batch, L tokens, H heads, G groups, N state, P head_dim, C channels.
 """
@@ -12,14 +13,14 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statefilm.errors import UsageError
 from statefilm.mixers.attention import attend
 from statefilm.mixers.layers import conv_silu
 from statefilm.mixers.linear_attention import attend_linearly
 from statefilm.ops import quasiseparable, s4d, selective_scan, ssd
-from statefilm.training.parallel.collectives import exchange, gather
+from statefilm.training.parallel.collectives import exchange, gather, part_sizes
 
 __all__ = ["MirroredOps", "SequenceOps"]
 
@@ -28,9 +29,14 @@ class SequenceOps:
     """The ops under the names they have in mixers, with the same arguments.
 
     Args:
-        group: the processes that the tokens lie on, in the order of ranks.
+        group: the processes that the tokens lie on, in the order of ranks; their number divides
+            the heads.
+
+    Attributes:
+        lengths: how many tokens of the sequence lie on each; whoever calls the ops says so before.
     """
 
+    lengths: list[int]
     names: tuple[str, ...] = (
         *("conv_silu", "quasiseparable", "selective_scan", "s4d"),
         *("attend", "attend_linearly"),
@@ -58,13 +64,12 @@ class SequenceOps:
         D: Tensor,
     ) -> Tensor:
         """See `ops.quasiseparable`."""
-        heads = x_BLHP.shape[2]
         y = quasiseparable(
             self._to_heads(x_BLHP, 2),
             self._to_heads(dt_BL2H, 3),
             self._share(A_H),
-            self._to_groups(B_BL2GN, heads),
-            self._to_groups(C_BL2GN, heads),
+            self._to_groups(B_BL2GN),
+            self._to_groups(C_BL2GN),
             self._share(D) if D.dim() == 1 else self._to_heads(D, 2),
         )
         return self._to_tokens(y, 2)
@@ -85,8 +90,8 @@ class SequenceOps:
             self._to_heads(x_BLC, 2),
             self._to_heads(dt_BLC, 2),
             self._share(A_CN),
-            gather(B_BLN, 1, self.group),
-            gather(C_BLN, 1, self.group),
+            gather(B_BLN, 1, self.lengths, self.group),
+            gather(C_BLN, 1, self.lengths, self.group),
             self._share(D_C),
             reverse=reverse,
         )
@@ -112,52 +117,35 @@ class SequenceOps:
 
     def _to_heads(self, x: Tensor, heads: int, tokens: int = 1) -> Tensor:
         """All tokens of this process's share of the heads; the arguments name the axes."""
-        self._check_heads(x.shape[heads])
-        return exchange(x, heads, tokens, self.group)
+        shares = part_sizes(x.shape[heads], self.size)
+        return exchange(x, heads, tokens, shares, self.lengths, self.group)
 
     def _to_tokens(self, x: Tensor, heads: int, tokens: int = 1) -> Tensor:
         """Undo `_to_heads`."""
-        return exchange(x, tokens, heads, self.group)
+        shares = [x.shape[heads]] * self.size
+        return exchange(x, tokens, heads, self.lengths, shares, self.group)
 
-    def _to_groups(self, x: Tensor, heads: int) -> Tensor:
-        """All tokens of the groups that this process's heads read; groups are the axis before last.
-
-        Args:
-            x: B or C, [B, L, ..., G, N].
-            heads: H, on all processes.
-        """
-        self._check_heads(heads)
+    def _to_groups(self, x: Tensor) -> Tensor:
+        """All tokens of the groups that this process's heads read, of B or C [B, L, ..., G, N]."""
         groups, axis = x.shape[-2], x.dim() - 2
         if groups % self.size == 0:
-            return exchange(x, axis, 1, self.group)
-        if self.size % groups:
-            raise UsageError(
-                f"parallel.context {self.size} and {groups} groups of heads: one of them has to "
-                "divide the other"
-            )
-        return gather(x, 1, self.group).narrow(axis, self.rank * groups // self.size, 1)
+            return self._to_heads(x, axis)
+        own = self.rank * groups // self.size
+        return gather(x, 1, self.lengths, self.group).narrow(axis, own, 1)
 
     def _share(self, x: Tensor) -> Tensor:
         """This process's share of the first axis, which is that of heads."""
-        self._check_heads(x.shape[0])
         return x.chunk(self.size)[self.rank]
-
-    def _check_heads(self, heads: int) -> None:
-        if heads % self.size:
-            raise UsageError(
-                f"parallel.context {self.size} does not divide a mixer's {heads} heads"
-            )
 
     def _with_neighbours(self, x_BLC: Tensor, left: int, right: int) -> Tensor:
         """[B, left + L + right, C]: the tokens, and those beside them; zero beyond the ends."""
-        length = x_BLC.shape[1]
-        if length < max(left, right):
-            raise UsageError(
-                f"parallel.context {self.size} leaves a process {length} tokens, fewer than the "
-                f"{max(left, right)} that a convolution reads of its neighbours"
-            )
+        length, reach = x_BLC.shape[1], max(left, right)
+        if min(self.lengths) < reach:
+            # Neighbours of neighbours are read too, of a sequence this short.
+            whole = F.pad(gather(x_BLC, 1, self.lengths, self.group), (0, 0, left, right))
+            return whole.narrow(1, sum(self.lengths[: self.rank]), left + length + right)
         edges = torch.cat([x_BLC[:, :right], x_BLC[:, length - left :]], dim=1)
-        all_edges = gather(edges[None], 0, self.group)
+        all_edges = gather(edges[None], 0, [1] * self.size, self.group)
         nothing = torch.zeros_like(edges)
         before = all_edges[self.rank - 1] if self.rank > 0 else nothing
         after = all_edges[self.rank + 1] if self.rank < self.size - 1 else nothing
@@ -185,11 +173,10 @@ class MirroredOps(SequenceOps):
         self, x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor
     ) -> Tensor:
         """See `ops.ssd`; the second half of heads and groups is reversed."""
-        heads = x_BLHP.shape[2] // 2
         x = self._both(x_BLHP, lambda half: self._to_heads(half, 2))
         dt = self._both(dt_BLH, lambda half: self._to_heads(half, 2))
-        B = self._both(B_BLGN, lambda half: self._to_groups(half, heads))
-        C = self._both(C_BLGN, lambda half: self._to_groups(half, heads))
+        B = self._both(B_BLGN, self._to_groups)
+        C = self._both(C_BLGN, self._to_groups)
         A = torch.cat([self._share(half) for half in A_H.chunk(2)])
         y = ssd(x, dt, A, B, C)
         assert isinstance(y, Tensor)

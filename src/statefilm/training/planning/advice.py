@@ -69,14 +69,9 @@ def _changes(planner: Planner) -> Iterator[tuple[str, Settings]]:
     if planner.blocks:
         for context in CONTEXTS:
             shard, rest = divmod(hardware.devices, context)
-            tokens = (load.tokens for load in planner.shell.loads)
-            if (
-                shard
-                and not rest
-                and context > layout.context
-                and not any(n % context for n in tokens)
-            ):
+            if shard and not rest and context > layout.context and planner.can_split(context):
                 label = f"parallel.replicate=1 parallel.shard={shard} parallel.context={context}"
+                label = f"compile=none {label}" if planner.shell.compiled else label
                 yield prefix + label, replace(checkpointed, layout=Layout(1, shard, context))
 
 

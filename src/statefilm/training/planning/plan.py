@@ -7,6 +7,8 @@ from typing import Any
 
 from statefilm.errors import UsageError
 from statefilm.models.blocks import HTHBlock
+from statefilm.training.parallel.apply import check_compile
+from statefilm.training.parallel.context import check_split, split_problem
 from statefilm.training.planning.advice import advise
 from statefilm.training.planning.layout import (
     Communication,
@@ -189,6 +191,7 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
             there; one line.
     """
     layout = layout_of(recipe.parallel, hardware.devices)
+    check_compile(layout.context, recipe)
     checkpointing = getattr(recipe, "gradient_checkpointing", False)
     settings = Settings(layout, recipe.accumulate, checkpointing)
     planner = Planner(recipe_shell(recipe), recipe.optimizer, hardware, settings)
@@ -219,6 +222,8 @@ class Planner:
         self.blocks = [m for m in shell.modules.modules() if isinstance(m, HTHBlock)]
         for number in self.loads:
             self._check(number)
+        if settings.layout.context > 1:
+            check_split(shell.modules, shell.lengths, settings.layout.context)
         self.model = ModelBytes.of(
             shell.modules, shell.frozen.values(), shell.optimizer_bytes(optimizer)
         )
@@ -281,6 +286,10 @@ class Planner:
             step=step,
         )
 
+    def can_split(self, context: int) -> bool:
+        """Whether so many processes can share the tokens of a sample."""
+        return split_problem(self.shell.modules, self.shell.lengths, context) is None
+
     def fits(self, settings: Settings) -> bool:
         """Whether all loads do, with the micro-batches that the settings give."""
         return all(fits(self.memory(number, settings), self.hardware) for number in self.loads)
@@ -335,9 +344,10 @@ class Planner:
 
     def _split(self, size: int, number: int, samples: int, context: int) -> int:
         """Bytes of activations when tokens are split: a block's inputs stay whole (an estimate)."""
-        tokens = samples * self.shell.loads[number].tokens
-        inputs = sum(4 * tokens * width_of(block) for block in self.blocks)
-        return round(size / context + inputs * (context - 1) / context)
+        length = self.shell.loads[number].tokens
+        share = -(-length // context) / length  # of the process that has the most
+        inputs = sum(4 * samples * length * width_of(block) for block in self.blocks)
+        return round(size * share + inputs * (1 - share))
 
     def _check(self, number: int) -> None:
         load, layout = self.shell.loads[number], self.settings.layout
@@ -348,6 +358,3 @@ class Planner:
                 f"accumulate = {parts} parts: the nearest valid is "
                 f"{-(-load.batch_size // parts) * parts}"
             )
-        if layout.context > 1 and (not self.blocks or load.tokens % layout.context):
-            what = f"the {load.tokens} tokens of {load.name}" if self.blocks else "this model"
-            raise UsageError(f"parallel.context {layout.context} does not divide {what}")

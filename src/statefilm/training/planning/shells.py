@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from statefilm.training.batches import Batch
 from statefilm.training.objectives import build_objective
 from statefilm.training.optim import Optimizers
 from statefilm.training.parallel import Ranks
+from statefilm.training.parallel.apply import sequence_lengths
 from statefilm.training.planning.ledger import Counts, count
 from statefilm.training.planning.sources import planned_sources, planned_vae, without_weights
 from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe
@@ -60,16 +61,20 @@ class Shell:
         modules: what is trained.
         frozen: what runs along, untrained.
         loads: the kinds of batches.
+        lengths: the shortest sequence that blocks mix, of each kind of samples by its name.
         loss: from the number of a load and a number of samples to the loss.
         precision: "float32" or "bfloat16", under autocast as the trainer runs it.
+        compiled: whether the run's blocks are, which rules out `parallel.context`.
     """
 
     modules: nn.ModuleDict
     frozen: dict[str, nn.Module]
     loads: tuple[Load, ...]
+    lengths: Mapping[str, int]
     loss: Callable[[int, int], Tensor]
     precision: str
     mode: FakeTensorMode
+    compiled: bool = False
 
     def count(self, number: int, samples: int, *, checkpointing: bool, cuda: bool) -> Counts:
         """What one forward and backward of so many samples of a load takes.
@@ -174,7 +179,16 @@ def recipe_shell(recipe: Recipe) -> Shell:
         )
         for number, stream in enumerate(recipe.data)
     )
-    return Shell(task.modules, frozen, loads, loss, recipe.precision, mode)
+    return Shell(
+        task.modules,
+        frozen,
+        loads,
+        sequence_lengths(task, recipe),
+        loss,
+        recipe.precision,
+        mode,
+        recipe.compile != "none",
+    )
 
 
 def preset_shell(
@@ -217,7 +231,7 @@ def preset_shell(
 
     modules = nn.ModuleDict({"unet" if preset in UNET_PRESETS else "transformer": model})
     load = Load("a batch", batch_size, 1.0, pixels, _tokens(modules, latents))
-    return Shell(modules, {}, (load,), loss, precision, mode)
+    return Shell(modules, {}, (load,), {load.name: load.tokens}, loss, precision, mode)
 
 
 class _AsOnCuda(TorchFunctionMode):
