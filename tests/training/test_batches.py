@@ -1,5 +1,11 @@
 """Batches: a function of seed, step and sample, whoever prepares them."""
 
+import errno
+import multiprocessing
+import os
+import signal
+import traceback
+
 import pytest
 import torch
 
@@ -54,6 +60,71 @@ def test_worker_processes_give_the_same_batches_in_the_same_order():
     helped = list(batches.loader(3, 9, workers=2, pin=False))
     assert len(alone) == len(helped) == 6
     assert all(same(*pair) for pair in zip(alone, helped, strict=True))
+
+
+def lacks_memory(number, size, generators):
+    return Draw(torch.empty(1 << 50), torch.empty(1), torch.zeros(1, dtype=torch.bool))
+
+
+def disk_is_full(number, size, generators):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+
+def is_wrong(number, size, generators):
+    return Draw(torch.zeros(2) @ torch.zeros(3), torch.zeros(1), torch.zeros(1))
+
+
+def knows_no_such_error(number, size, generators):
+    raise type("OddError", (Exception,), {})("in a line\nor two")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("draw", "kind", "words"),
+    [
+        (lacks_memory, MemoryError, r"^reading the samples of step 4; fewer workers .* less$"),
+        (disk_is_full, OSError, r"^\[Errno \d+\] No space left on device: 'some/file'$"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_in_one_line(draw, kind, words, workers):
+    with pytest.raises(kind, match=words):
+        list(Batches(0, [IMAGES], draw).loader(4, 9, workers, pin=False))
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [(is_wrong, "inconsistent tensor size"), (knows_no_such_error, "OddError: in")],
+)
+def test_an_error_of_the_code_keeps_its_traceback(draw, words):
+    with pytest.raises(RuntimeError, match=words) as caught:
+        list(Batches(0, [IMAGES], draw).loader(4, 9, workers=1, pin=False))
+    assert draw.__name__ in "".join(traceback.format_exception(caught.value))
+    assert "Traceback" not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+# torch notices the loss once more while it ends the others, and can only print that.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_worker_that_is_killed_is_told_in_one_line_and_takes_the_others_along():
+    batches = Batches(0, [IMAGES], draw).loader(0, 10_000, workers=2, pin=False)
+    next(batches)
+    killed, other = multiprocessing.active_children()
+    os.kill(killed.pid, signal.SIGKILL)
+    with pytest.raises(
+        (ChildProcessError, RuntimeError), match=r"worker .*(is lost|killed)"
+    ) as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
+    other.join(60)
+    assert not other.is_alive()
+
+
+def test_who_has_enough_leaves_no_worker_behind():
+    batches = Batches(0, [IMAGES], draw).loader(0, 10_000, workers=2, pin=False)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 def test_streams_are_drawn_by_weight():

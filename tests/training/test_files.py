@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from statefilm.training import Trainer, load_recipe
 from statefilm.training.batches import Batches
 from statefilm.training.objectives import Draw
 from statefilm.training.parallel import Ranks
+from statefilm.training.sources import OwnFiles
 from statefilm.training.streams import FileSource, Stream
 from statefilm.training.tasks import build_task
 
@@ -179,6 +181,65 @@ def test_a_picture_that_breaks_later_is_replaced_and_remembered(images, tmp_path
     assert [json.loads(row)["name"] for row in rows] == ["4.png"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_that_are_set_aside_are_told_of_once_and_at_the_end(
+    images, tmp_path, workers, warnings_of
+):
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    changes = ["steps=12", "samples.every_steps=0", f"workers={workers}"]
+    train(file_recipe(stream(images), changes=changes), tmp_path / "one")
+    told = "data.0.files: {} of 9 items cannot be used and are set aside; {} lists them"
+    file = tmp_path / "one" / "quarantine-0.jsonl"
+    assert [line for line in warnings_of() if "set aside" in line] == [told.format(1, file)]
+    for number in (2, 6):  # whole headers: they are found on the way
+        (images / f"{number}.png").write_bytes((images / f"{number}.png").read_bytes()[:-40])
+    train(file_recipe(stream(images), changes=changes), tmp_path / "more")
+    file = tmp_path / "more" / "quarantine-0.jsonl"
+    first, last = (told.format(count, file) for count in (1, 3))
+    assert [line for line in warnings_of() if str(file) in line] == [first, last]
+
+
+def test_bad_items_of_the_validation_are_told_of(images, tmp_path, warnings_of):
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    for number in range(4):
+        data = (images / f"{number}.png").read_bytes()
+        (held_out / f"{number}.png").write_bytes(data[: -40 if number == 1 else None])
+    validation = {"data": stream(held_out, 4), "batches": 2, "every_steps": 1}
+    changes = ["steps=2", "samples.every_steps=0", f"validation={json.dumps(validation)}"]
+    train(file_recipe(stream(images), changes=changes), tmp_path / "run")
+    told = [line for line in warnings_of() if "set aside" in line]
+    assert len(told) == 1
+    assert told[0].startswith("validation.data.files: 1 of 4 items cannot be used")
+
+
+def test_a_run_goes_on_when_what_stopped_it_was_mended(images, tmp_path):
+    whole = (images / "3.png").read_bytes()
+    for number in range(6):
+        (images / f"bad-{number}.png").write_bytes(whole[:-40])
+    recipe = file_recipe(stream(images), changes=["steps=40", "samples.every_steps=0"])
+    file = tmp_path / "run" / "quarantine-0.jsonl"
+    with pytest.raises(ValueError, match=r"5 of \d+ items are bad") as caught:
+        train(recipe, tmp_path / "run")
+    assert str(caught.value).endswith(f"mend or remove all that {file} lists")
+    for number in range(6):
+        (images / f"bad-{number}.png").write_bytes(whole)
+    (images / "5.png").write_bytes((images / "5.png").read_bytes()[:-40])
+    train(recipe, tmp_path / "run")
+    rows = file.read_text("utf-8").splitlines()
+    assert [json.loads(row)["name"] for row in rows] == ["5.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_disk_that_is_full_is_named_by_workers_too(images):
+    (images / "4.png").write_bytes((images / "4.png").read_bytes()[:60])
+    config = FileSource(**stream(images)["files"])
+    source = OwnFiles(0, config, 3, "data.0.files", Path("/dev/full"))
+    batches = Batches(0, [Stream(files=config, batch_size=3)], draw, sources=[source])
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '/dev/full'$"):
+        list(batches.loader(0, 6, workers=2, pin=False))
+
+
 def test_a_run_whose_data_are_bad_stops_in_one_line(images, tmp_path):
     for number in range(6):
         (images / f"bad-{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -292,6 +353,15 @@ def test_a_section_is_read_back_as_it_was_written():
     assert FileSource.model_validate(section.model_dump(mode="json")) == section
 
 
+def test_single_frames_of_clips_are_images(clips):
+    source = batches_of(clips, stills=True).sources[0]
+    assert {size[0] for size in source.sizes} == {1}
+    frames = source.samples(0, 3).frames
+    assert frames.shape[2] == 1 and frames.std() > 0
+    with pytest.raises(ValueError, match=r"stills are single frames: lengths \[1, 5\] must be"):
+        FileSource(path="here", stills=True, lengths=(1, 5))
+
+
 SMALL_HTH = [
     "model.overrides={dim: 32, ff_dim: 64, head_dim: 16, text_dim: 32, patch_width: 4,"
     " mixer_options: {hydra: {state_dim: 8, head_dim: 16}}}",
@@ -308,7 +378,7 @@ SMALL_UNET = [
     ("name", "changes"),
     [
         ("own_images", SMALL_HTH),
-        ("own_clips", [*SMALL_HTH, "data.0.files.lengths=[1, 5]"]),
+        ("own_clips", [*SMALL_HTH, "data.0.files.lengths=[1, 5]", "data.1.files.path=CLIPS"]),
         ("unet_minerl", SMALL_UNET),
         ("unet_ucf101", [*SMALL_UNET, "data.0.files.layout=auto"]),
     ],
@@ -318,7 +388,7 @@ def test_the_shipped_recipes_for_files_train(name, changes, images, clips, tmp_p
     recipe = load_recipe(
         name,
         [
-            *changes,
+            *(change.replace("CLIPS", str(clips)) for change in changes),
             f"data.0.files.path={folder}",
             "data.0.files.area=1024",
             "data.0.batch_size=2",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from statefilm.errors import UsageError
 from statefilm.training.objectives import Draw
@@ -17,7 +18,7 @@ from statefilm.training.opening import open_stream
 from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import StreamOrder, generator_of, seed_of
 from statefilm.training.recipe import Recipe
-from statefilm.training.sources import Size, Source
+from statefilm.training.sources import OwnFiles, Size, Source
 from statefilm.training.streams import Stream
 
 __all__ = ["Batch", "Batches", "DrawNoise", "batches_of"]
@@ -110,7 +111,10 @@ class Batches(Dataset[Batch]):
             self.ranks.share(0, stream.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        return self.batch(self.order.stream(step), step)
+        batch = self.batch(self.order.stream(step), step)
+        if get_worker_info() is None:
+            self._warn_of_bad()
+        return batch
 
     def batch(self, number: int, step: int) -> Batch:
         """The batch that a step holds if it draws from stream `number`."""
@@ -146,8 +150,11 @@ class Batches(Dataset[Batch]):
     def loader(self, start: int, stop: int, workers: int, pin: bool) -> Generator[Batch]:
         """The batches of steps `start` to `stop - 1` in order, prepared ahead by `workers`.
 
+        Warns of items that are set aside: once, and at the end if more came since.
+
         Raises:
-            UsageError: from the step whose data cannot be used.
+            UsageError, OSError, MemoryError: from the step whose data cannot be used; or a worker
+                is lost.
         """
         loader = DataLoader(
             _Told(self),
@@ -157,10 +164,24 @@ class Batches(Dataset[Batch]):
             pin_memory=pin,
             worker_init_fn=_leave_signals_to_the_trainer,
         )
-        for batch in loader:
-            if isinstance(batch, UsageError):
-                raise batch
-            yield batch
+        self._warn_of_bad()
+        batches = iter(loader)
+        try:
+            while (batch := _next(batches)) is not None:
+                if isinstance(batch, Exception):
+                    raise batch
+                self._warn_of_bad()
+                yield batch
+        except GeneratorExit:  # who asked has enough
+            pass
+        finally:
+            del batches  # which ends its workers: a SIGTERM when Python exits would not
+        self._warn_of_bad(again=True)
+
+    def _warn_of_bad(self, again: bool = False) -> None:
+        for source in self.sources if self.ranks.is_first else ():
+            if isinstance(source, OwnFiles):
+                source.warn_of_bad(again=again)
 
 
 def batches_of(
@@ -193,17 +214,41 @@ def _kind_of(source: Source) -> str:
     return "image" if lengths == {1} else "mixed"
 
 
-class _Told(Dataset[Batch | UsageError]):
-    """Hands on an error of the data as it is: a worker's would come back with its traceback."""
+def _next(batches: Iterator[Batch | Exception]) -> Batch | Exception | None:
+    """The next batch or what is raised in its place; None at the end."""
+    try:
+        return next(batches, None)
+    except Exception as error:  # torch's own, of many kinds: those of workers are handed on
+        reason = " ".join(str(error).split()) or type(error).__name__
+    return ChildProcessError(f"a worker that reads data is lost, as when memory runs out: {reason}")
+
+
+class _Told(Dataset[Batch | Exception]):
+    """Hands on what was raised: torch would put a worker's traceback into the error's message."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> Batch | UsageError:
+    def __getitem__(self, step: int) -> Batch | Exception:
         try:
             return self.batches[step]
-        except UsageError as error:
-            return error
+        except Exception as error:  # whatever it is, it is raised where the batch is asked for
+            return _portable(error, step)
+
+
+def _portable(error: Exception, step: int) -> Exception:
+    """An error as it may go from process to process; without memory it says what would help."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        what = f"reading the samples of step {step}"
+        return MemoryError(f"{what}; fewer workers or a smaller batch_size take less")
+    if get_worker_info() is None or isinstance(error, UsageError):
+        return error
+    is_plain = type(error).__module__ == "builtins"
+    if is_plain and isinstance(error, OSError):
+        return error
+    told = error if is_plain else RuntimeError(f"{type(error).__name__}: {error}")
+    told.add_note("".join(traceback.format_exception(error)))
+    return told
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

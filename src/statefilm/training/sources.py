@@ -172,7 +172,13 @@ class OwnFiles:
             raise UsageError(f"{where}: {error}") from None
         entries, self.fps = source.entries, config.fps
         fps = self.fps
-        found = assign(entries, buckets_of(config), fps=fps, max_upscale=config.max_upscale)
+        found = assign(
+            entries,
+            buckets_of(config),
+            fps=fps,
+            max_upscale=config.max_upscale,
+            stills=config.stills,
+        )
         if found.dropped:
             number, reason = next(iter(found.dropped.items()))
             told = f"{len(found.dropped)} of {len(entries)} items are dropped, as "
@@ -184,6 +190,7 @@ class OwnFiles:
         self.reader = FileSamples(
             source, plan, Quarantine(quarantine), fps=fps, background=config.background
         )
+        self.where, self._told = where, 0
         members = found.members
         commonest = sorted(plan.buckets, key=lambda bucket: -len(members[bucket]))
         self.sizes: tuple[Size, ...] = tuple((b.num_frames, *b.size) for b in commonest)
@@ -199,6 +206,18 @@ class OwnFiles:
     @property
     def words(self) -> Sequence[str]:
         return words_in(self.captions)
+
+    def warn_of_bad(self, *, again: bool = False) -> None:
+        """Say how many items are set aside, once; with `again` also that there are more by now."""
+        quarantine = self.reader.quarantine
+        if self._told and not again:
+            return
+        quarantine.refresh()
+        if len(quarantine) > self._told:
+            self._told = len(quarantine)
+            lists = quarantine.file or "statefilm data verify"
+            told = "%s: %d of %d items cannot be used and are set aside; %s lists them"
+            logger.warning(told, self.where, self._told, self.reader.total, lists)
 
     def samples(self, start: int, count: int) -> Samples:
         batch = self.reader.batch(start, count)

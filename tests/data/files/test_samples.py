@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +106,58 @@ def test_a_few_more_bad_items_at_the_start_are_let_pass():
         all_seen.add(f"{number}", "bad", 200, total=200)
     with pytest.raises(UsageError, match="5 of 200 items are bad"):
         all_seen.add("4", "bad", 200, total=200)
+
+
+def test_what_was_mended_or_taken_away_counts_no_more(tmp_path, save_image):
+    folder, file = tmp_path / "data", tmp_path / "quarantine.jsonl"
+    for number in range(200):
+        save_image(folder / f"{number:03d}.png", (20, 20), (number, 0, 0))
+    whole = {number: (folder / f"{number:03d}.png").read_bytes() for number in range(5)}
+    for number in whole:
+        truncate(folder / f"{number:03d}.png")
+    with pytest.raises(UsageError, match=r"5 of \d+ items are bad") as caught:
+        run(samples_of(folder, quarantine=Quarantine(file)), steps=100)
+    assert str(caught.value).endswith(f"mend or remove all that {file} lists")
+    assert len(Quarantine(file)) == 5
+    for number in (0, 1, 2):
+        (folder / f"{number:03d}.png").write_bytes(whole[number])
+    (folder / "003.png").unlink()
+    truncate(folder / "100.png")
+    samples = samples_of(folder, quarantine=Quarantine(file))
+    assert list(samples.quarantine.reasons) == list(Quarantine(file).reasons) == ["004.png"]
+    run(samples, steps=100)
+    assert set(Quarantine(file).reasons) == {"004.png", "100.png"}
+
+
+def test_what_the_index_refused_before_is_kept_or_mended(folder, tmp_path):
+    file, content = tmp_path / "quarantine.jsonl", (folder / "00.png").read_bytes()
+    for number in (0, 1):
+        (folder / f"{number:02d}.png").write_bytes(b"")
+    samples_of(folder, quarantine=Quarantine(file))
+    written = file.read_bytes()
+    samples_of(folder, quarantine=Quarantine(file))
+    assert file.read_bytes() == written and len(Quarantine(file)) == 2
+    (folder / "00.png").write_bytes(content)
+    samples_of(folder, quarantine=Quarantine(file))
+    assert set(Quarantine(file).reasons) == {"01.png"}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [file.name]
+
+
+def test_processes_that_forget_keep_what_others_found(tmp_path):
+    file = tmp_path / "quarantine.jsonl"
+    first = Quarantine(file)
+    first.add("old.png", "x", 100)
+    second = Quarantine(file)
+    first.add("new.png", "x", 100)
+    second.forget({"old.png"})
+    first.forget({"old.png"})
+    assert set(second.reasons) == set(first.reasons) == set(Quarantine(file).reasons) == {"new.png"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_says_where():
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        Quarantine("/dev/full").add("a.png", "x", 100)
 
 
 def test_too_many_bad_items_stop_the_run(folder):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import starmap
 from pathlib import Path
 
 from statefilm.data.files.entry import BadItem
@@ -17,7 +18,7 @@ __all__ = ["Quarantine"]
 class Quarantine:
     """The bad items of a run, known to all its processes on machines that share a file.
 
-    Whoever mends the data deletes the file: what is in it counts.
+    What is in the file counts until it is taken off, as `FileSamples` does with what was mended.
 
     Args:
         file: JSON lines of names and reasons, appended to; None remembers in this process alone.
@@ -36,7 +37,8 @@ class Quarantine:
         self.file = None if file is None else Path(file)
         self.share, self.least = share, least
         self._reasons: dict[str, str] = {}
-        self._read()
+        self._state: tuple[int, ...] = ()
+        self.refresh()
 
     def __len__(self) -> int:
         return len(self._reasons)
@@ -45,6 +47,32 @@ class Quarantine:
     def reasons(self) -> Mapping[str, str]:
         """Name to reason."""
         return self._reasons
+
+    def refresh(self) -> None:
+        """Take in what other processes have found."""
+        if self.file is None or not self.file.is_file():
+            return
+        found = self.file.stat()
+        state = found.st_ino, found.st_size, found.st_mtime_ns
+        if state != self._state:
+            self._reasons |= _rows(self.file)
+            self._state = state
+
+    def forget(self, names: Collection[str]) -> None:
+        """Take items off, in the file too."""
+        if not names:
+            return
+        self.refresh()
+        for name in names:
+            self._reasons.pop(name, None)
+        if self.file is None:
+            return
+        part = self.file.with_name(f".{self.file.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(b"".join(starmap(_line, self._reasons.items())))
+            os.replace(part, self.file)
+        finally:
+            part.unlink(missing_ok=True)
 
     def add(self, name: str, reason: str, seen: int, total: int | None = None) -> None:
         """Remember a bad item.
@@ -57,10 +85,10 @@ class Quarantine:
         Raises:
             UsageError: there are at least `least` bad items, and too many of those seen.
         """
-        self._read()  # what other processes found
+        self.refresh()
         if name not in self._reasons:
             self._reasons[name] = reason
-            self._append({"name": name, "reason": reason})
+            self._append(_line(name, reason))
         bad = len(self)
         seen = max(seen, bad)  # substitutes are tried beyond the count of steps
         allowed = self.share * seen
@@ -68,30 +96,38 @@ class Quarantine:
             allowed += 3 * math.sqrt(allowed)
         if bad >= self.least and bad > allowed:
             name, reason = next(reversed(self._reasons.items()))
-            where = "" if self.file is None else f"; all are in {self.file}"
+            where = f"; mend or remove all that {self.file} lists" if self.file else ""
             raise UsageError(
                 f"{bad} of {seen} items are bad, more than {self.share:.1%}; "
                 f"the last is {BadItem(name, reason)}{where}"
             )
 
-    def _append(self, row: dict[str, str]) -> None:
+    def _append(self, line: bytes) -> None:
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(row) + "\n").encode()
-        # One write to the end, so that the lines of several processes stay whole.
-        handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
-
-    def _read(self) -> None:
-        if self.file is None or not self.file.is_file():
-            return
-        for line in self.file.read_text("utf-8", "replace").splitlines():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            # One write to the end, so that the lines of several processes stay whole.
+            handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                row = json.loads(line)
-                self._reasons.setdefault(str(row["name"]), str(row["reason"]))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue  # cut short when a run was killed; the item will be found again
+                os.write(handle, line)
+            finally:
+                os.close(handle)
+        except OSError as error:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(self.file)) from None
+
+
+def _line(name: str, reason: str) -> bytes:
+    return (json.dumps({"name": name, "reason": reason}) + "\n").encode()
+
+
+def _rows(file: Path) -> dict[str, str]:
+    """Name to reason of all whole lines."""
+    rows = {}
+    for line in file.read_text("utf-8", "replace").splitlines():
+        try:
+            row = json.loads(line)
+            rows[str(row["name"])] = str(row["reason"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # cut short when a run was killed; the item will be found again
+    return rows

@@ -14,6 +14,7 @@ from statefilm.data.files.load import WHITE, load
 from statefilm.data.files.plan import BucketPlan
 from statefilm.data.files.quarantine import Quarantine
 from statefilm.data.files.source import Source
+from statefilm.data.files.verify import verify
 from statefilm.errors import UsageError
 
 __all__ = ["FileBatch", "FileSamples"]
@@ -39,9 +40,13 @@ class FileSamples:
     Args:
         source: the data.
         plan: made from the source's entries.
-        quarantine: remembers bad items; those that the index refused are entered at once.
+        quarantine: remembers bad items. Those that the index refused are entered at once, and
+            those of earlier runs that can be read by now, or are gone, are taken off.
         fps: frames a second of clips, as in `assign`; None takes their own.
         background: what shows through transparent pixels.
+
+    Attributes:
+        total: how many items there are, good and bad.
 
     Raises:
         UsageError: the index refused too many items.
@@ -58,9 +63,10 @@ class FileSamples:
     ) -> None:
         self.source, self.plan, self.fps, self.background = source, plan, fps, background
         self.quarantine = Quarantine() if quarantine is None else quarantine
-        self._total = len(source.entries) + len(source.refused)
+        self.total = len(source.entries) + len(source.refused)
+        self._forget_mended()
         for name, reason in source.refused.items():
-            self.quarantine.add(name, reason, self._total)
+            self.quarantine.add(name, reason, self.total)
 
     def bucket(self, step: int) -> Bucket:
         """The shape of a step's samples."""
@@ -84,6 +90,11 @@ class FileSamples:
         captions = [entry.caption(seed) for entry, seed in zip(entries, seeds, strict=True)]
         return FileBatch(frames, captions, [entry.name for entry in entries])
 
+    def _forget_mended(self) -> None:
+        known = self.quarantine.reasons.keys() - self.source.refused.keys()
+        there = [entry for entry in self.source.entries if entry.name in known]
+        self.quarantine.forget(known - verify(self.source, there).keys())
+
     def _sample(self, index: int) -> tuple[Entry, Tensor]:
         number = self.plan.entry(index)
         for attempt in range(1, _ATTEMPTS + 1):
@@ -91,7 +102,7 @@ class FileSamples:
             try:  # whatever is known of it: what a sample shows must not depend on the past
                 return entry, self._load(entry, index)
             except BadItem as error:
-                self.quarantine.add(error.name, error.reason, self._seen(index), self._total)
+                self.quarantine.add(error.name, error.reason, self._seen(index), self.total)
             number = self.plan.substitute(index, attempt)
         bucket = self.bucket(index // self.plan.batch_size)
         raise UsageError(f"bucket {bucket}: {_ATTEMPTS} items in a row are bad, as {entry.name!r}")
