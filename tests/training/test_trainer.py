@@ -29,6 +29,16 @@ KILLS = int(os.environ.get("STATEFILM_KILLS", "5"))
 SMOKE = [name for name in shipped_recipes() if name.startswith("smoke_")]
 
 
+def test_the_last_samples_are_those_of_the_end(tmp_path):
+    recipe = load_recipe("smoke_world_t2i", ["steps=3", "samples.every_steps=2"])
+    train(recipe, tmp_path)
+    first, last = sorted((tmp_path / "samples").iterdir())
+    assert (first.name, last.name) == ("step-00000002.png", "step-00000003.png")
+    last.unlink()
+    train(recipe, tmp_path)  # it is over, and makes none again
+    assert [*(tmp_path / "samples").iterdir()] == [first]
+
+
 @pytest.mark.parametrize("name", SMOKE)
 def test_every_smoke_recipe_trains_samples_and_saves_a_model(
     name, smoke_runs, tmp_path, monkeypatch

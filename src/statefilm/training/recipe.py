@@ -284,7 +284,7 @@ class Parallel(Section):
 
 
 class Samples(Section):
-    """Pictures made while training, with the averaged weights; 0 steps between is never.
+    """Pictures made every so many steps and at the end, with averaged weights; 0 is never.
 
     Where no prompts are given, `count` captions of a user's own data take their place. A model that
     reads no text makes `count` of them, of its classes in turn where it has some.

@@ -197,7 +197,7 @@ class Trainer:
             Whether a signal ended it before the recipe did.
         """
         recipe, counters = self.recipe, self.counters
-        saved_at, stopping = time.monotonic(), False
+        saved_at, stopping, shown = time.monotonic(), False, counters.step
         # Where checkpoints are written in the background, what is exported may be older than they.
         exported = -1 if recipe.checkpoint.background else counters.step
         loader = self.task.batches.loader(
@@ -221,9 +221,15 @@ class Trainer:
                     saved_at = time.monotonic()
                 if is_shown:
                     self._sample()
+                    shown = counters.step
+        is_last = bool(recipe.samples.every_steps) and not stopping and counters.step > shown
+        if is_last:
+            self._judge()
         missing = not (self.folder / self.task.output).exists()
         if counters.step > exported or self.ranks.any(missing):
             self._save(export=True)
+        if is_last:
+            self._sample()
         self.saver.finish()
         return stopping
 
