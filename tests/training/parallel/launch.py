@@ -2,16 +2,24 @@
 
 JOBS is a list of {"processes": N, "runs": [[RECIPE, FOLDER, [CHANGE, ...], RESUME], ...]}. The runs
 of an entry follow one another on the same N processes, and what one raises becomes a line of
-`FOLDER.errors`. With "largest": BYTES the last process cannot write longer files, as if its disk
-were full. An entry with "muon": FILE writes there what `muon` returns.
+`FOLDER.errors`. An entry with "muon": FILE writes there what `muon` returns. What may befall the
+last process of an entry:
+
+- "largest": BYTES, it cannot write longer files, as if its disk were full;
+- "infinite": [STEP, ...], its losses of these steps are infinite;
+- "killed": STEP, it is gone from that step on, and `FOLDER.ends` of the first run holds the exit
+  codes of all and the seconds from its end to that of the others. With "deaf": true the others
+  then wait where nobody tells them, as in NCCL.
 """
 
 import json
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -23,6 +31,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from statefilm.training import Trainer, load_recipe
+from statefilm.training.batches import Batch
 from statefilm.training.muon import SharedMuon
 
 # Rows that processes cannot share evenly, fewer rows than processes, and matrices either way.
@@ -48,6 +57,27 @@ def muon(size: int, sharded: bool) -> dict[str, torch.Tensor]:
     return {str(index): value for index, value in enumerate(values)}
 
 
+class Unlucky(Trainer):
+    """A trainer of one of the processes of an entry, and what befalls the last of them."""
+
+    job: dict = {}
+
+    def _build(self, vocabulary: list[str] | None = None) -> None:
+        super()._build(vocabulary)
+        loss, is_last = self.task.loss, self.ranks.rank == self.ranks.size - 1
+
+        def own_loss(batch: Batch) -> torch.Tensor:
+            step = self.counters.step
+            if is_last and step == self.job.get("killed"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step == self.job.get("killed") and self.job.get("deaf"):
+                time.sleep(60)
+            is_infinite = is_last and step in self.job.get("infinite", ())
+            return loss(batch) * (float("inf") if is_infinite else 1)
+
+        self.task.loss = own_loss
+
+
 def work(rank: int, size: int, port: int, job: dict) -> None:
     """One process of a group."""
     warnings.simplefilter("error")
@@ -63,7 +93,9 @@ def work(rank: int, size: int, port: int, job: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest"], job["largest"]))
     for name, folder, changes, resume in job["runs"]:
         try:
-            Trainer(load_recipe(name, changes), folder, device="cpu", quiet=True).fit(resume)
+            trainer = Unlucky(load_recipe(name, changes), folder, device="cpu", quiet=True)
+            trainer.job = job
+            trainer.fit(resume)
         except Exception as error:
             with Path(f"{folder}.errors").open("a") as file:
                 file.write(f"{type(error).__name__}: {error}\n")
@@ -86,8 +118,16 @@ def main() -> None:
         group = [fork.Process(target=work, args=(rank, size, port, job)) for rank in range(size)]
         for process in group:
             process.start()
+        group[-1].join()
+        ended = time.monotonic()
         for process in group:
             process.join()
+        if "killed" in job:
+            ends = {
+                "codes": [process.exitcode for process in group],
+                "seconds": time.monotonic() - ended,
+            }
+            Path(f"{job['runs'][0][1]}.ends").write_text(json.dumps(ends))
 
 
 if __name__ == "__main__":

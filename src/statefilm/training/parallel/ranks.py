@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from statefilm.errors import UsageError
+from statefilm.training.parallel.watch import Watch, told_of_loss
 from statefilm.training.recipe import Parallel
 
 __all__ = ["Ranks"]
@@ -27,13 +28,14 @@ LOST = ("gloo", "NCCL", "onnection", "Broken pipe", "imed out", "timeout")
 
 
 class Groups(NamedTuple):
-    """What the processes of a run talk through; the last two over the CPU, whatever the device.
+    """What the processes of a run talk through; all but meshes over the CPU, whatever the device.
 
     Attributes:
         parameters: [replicate, shard x context] processes, for FSDP2.
         tokens: [replicate x shard, context] processes, for context parallelism.
         control: a word at each step.
         saving: of checkpoints, which may be written from a thread.
+        watch: tells of lost processes.
         owned: whether the run has opened the connections, and so closes them.
     """
 
@@ -41,6 +43,7 @@ class Groups(NamedTuple):
     tokens: DeviceMesh
     control: dist.ProcessGroup
     saving: dist.ProcessGroup
+    watch: Watch
     owned: bool
 
 
@@ -205,23 +208,33 @@ class Ranks:
     def loud(self) -> Iterator[None]:
         """Say in one line that another process is gone, where its loss is what went wrong.
 
+        All processes enter it together. One that waits for a lost one where nothing goes wrong,
+        as in NCCL, says the same and exits with code 1; see `Watch`.
+
         Raises:
             ConnectionError: in place of what torch says of broken or silent connections.
         """
         try:
+            if self.groups is not None:
+                self.groups.watch.start()
             yield
         except RuntimeError as error:
             if self.size > 1 and any(sign in str(error) for sign in LOST):
                 raise ConnectionError(
-                    f"process {self.rank} of {self.size} lost another one and leaves "
-                    f"({_first_line(error)}); start the run again to go on from its last checkpoint"
+                    told_of_loss(self.rank, self.size, _first_line(error))
                 ) from error
             raise
+        finally:
+            if self.groups is not None:
+                self.groups.watch.stop()
 
     def leave(self) -> None:
         """Wait for the others, then part from them."""
         self.wait()
-        if self.groups is not None and self.groups.owned:
+        if self.groups is None:
+            return
+        self.groups.watch.stop()
+        if self.groups.owned:
             dist.destroy_process_group()
 
     def _highest(self, *values: float) -> list[float]:
@@ -244,13 +257,11 @@ def _meet(kind: str, replicate: int, shard: int, sizes: Parallel) -> Groups:
     def mesh(outer: int, inner: int, names: tuple[str, str]) -> DeviceMesh:
         return init_device_mesh(kind, (outer, inner), mesh_dim_names=names)
 
-    return Groups(
-        mesh(replicate, shard * sizes.context, ("replicate", "parts")),
-        mesh(replicate * shard, sizes.context, ("samples", "context")),
-        dist.new_group(backend="gloo", timeout=patience),
-        dist.new_group(backend="gloo", timeout=patience),
-        owned,
-    )
+    parameters = mesh(replicate, shard * sizes.context, ("replicate", "parts"))
+    tokens = mesh(replicate * shard, sizes.context, ("samples", "context"))
+    control, saving = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
+    watch = Watch(dist.get_rank(), dist.get_world_size(), control)
+    return Groups(parameters, tokens, control, saving, watch, owned)
 
 
 def fill_sizes(sizes: Parallel, processes: int) -> tuple[int, int]:
