@@ -14,6 +14,8 @@ from statefilm.training import Trainer, load_recipe
 
 CHANGES = ["precision=float32", "samples.every_steps=0", "checkpoint.every_steps=2"]
 
+ONE_BLOCK = "model.overrides.plan=[{mixer: hydra, image_scan: H, video_scan: H}]"
+
 
 def start(folder, *changes):
     """A smoke run of two processes under torchrun."""
@@ -76,3 +78,23 @@ def test_a_killed_process_ends_the_run_and_it_goes_on_from_its_checkpoint(tmp_pa
         # Muon orthogonalises in bfloat16.
         assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-3)
         assert shared["samples"] == alone["samples"]
+
+
+def test_a_signal_to_the_launcher_saves_first_and_the_same_command_goes_on(tmp_path):
+    command = [tmp_path, "steps=200", "checkpoint.every_steps=0", ONE_BLOCK]
+    launcher = start(*command)
+    while launcher.poll() is None and not (tmp_path / "logs" / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    assert not [line for line in said.splitlines() if line.startswith("error: ")]
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    done = int(saved.name.removeprefix("step-"))
+    assert 1 <= done < 200 and metrics(tmp_path)[-1]["step"] == done
+
+    launcher = start(*command)
+    printed, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0
+    assert printed == f"{tmp_path / 'pipeline'}\n"
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, 201))
