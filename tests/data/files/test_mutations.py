@@ -3,6 +3,7 @@
 import random
 import time
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -50,6 +51,11 @@ def originals(tmp_path, save_image, save_clip, save_tar, png, clip_bytes):
     rows = ['{"file_name": "whole.png", "caption": "w"}', '{"path": "whole.png", "text": "v"}']
     (folder / "metadata.jsonl").write_text("\n".join(rows))
     (folder / "metadata.csv").write_text("path,caption\nwhole.png,w\nwhole.png,v\n")
+    if find_spec("pyarrow") is not None:
+        from pyarrow import parquet, table
+
+        columns = {"path": ["whole.png", "whole.png"], "caption": ["w", "v"], "label": [1, None]}
+        parquet.write_table(table(columns), folder / "metadata.parquet")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 

@@ -70,7 +70,8 @@ def test_ray_does_without_a_worker_that_is_killed(encode, tmp_path, data, vae, t
     home.mkdir()
     driver = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, data, vae, text, folder],
-        env={**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"},
+        # Ray's workers are as nice as can be, and would wait for all other tests.
+        env={**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
