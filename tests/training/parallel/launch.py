@@ -2,8 +2,8 @@
 
 JOBS is a list of {"processes": N, "runs": [[RECIPE, FOLDER, [CHANGE, ...], RESUME], ...]}. The runs
 of an entry follow one another on the same N processes, and what one raises becomes a line of
-`FOLDER.errors`. An entry with "muon": FILE writes there what `muon` returns. What may befall the
-last process of an entry:
+`FOLDER.errors`. An entry with "muon": FILE writes there what `muon` returns, one with "graphs":
+FILE how many graphs its rank 0 compiled. What may befall the last process of an entry:
 
 - "largest": BYTES, it cannot write longer files, as if its disk were full;
 - "infinite": [STEP, ...], its losses of these steps are infinite;
@@ -81,8 +81,9 @@ class Unlucky(Trainer):
 def work(rank: int, size: int, port: int, job: dict) -> None:
     """One process of a group."""
     warnings.simplefilter("error")
-    # torch's own modules, at import of the compiler
+    # torch's own modules, at import of the compiler and when it looks at tensors
     warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
     torch.set_num_threads(1)
     if size > 1:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
@@ -99,6 +100,9 @@ def work(rank: int, size: int, port: int, job: dict) -> None:
         except Exception as error:
             with Path(f"{folder}.errors").open("a") as file:
                 file.write(f"{type(error).__name__}: {error}\n")
+    if "graphs" in job and rank == 0:
+        found = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        Path(job["graphs"]).write_text(str(found))
     for sharded in (False, True) if "muon" in job else ():
         values = muon(size, sharded and size > 1)
         if rank == 0:
