@@ -59,7 +59,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo "test: running the whole suite"
-	@$(BIN)/python -m pytest -q -n $(WORKERS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP)
 	@echo "lint: style"

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from statefilm.training.tensor_files import TensorFiles
 
+pytestmark = pytest.mark.xdist_group("law")  # one worker makes the runs that all of them share
+
 LAUNCH = Path(__file__).with_name("launch.py")
 STEPS = 20
 
