@@ -232,9 +232,38 @@ def test_plain_patches_are_exact():
     frames = torch.randn(5, 3, 6, 8)
     features, skips = patch.encode(frames)
     assert features.shape == (5, 3, 2, 24)
-    torch.testing.assert_close(patch.decode(features, skips), frames)
+    torch.testing.assert_close(patch.decode(features, skips, torch.zeros(5, 8)), frames)
     # A token's features are its own pixels.
     torch.testing.assert_close(features[0, 1, 1].view(3, 2, 4), frames[0, :, 2:4, 4:8])
+
+
+def test_the_timestep_modulates_stem_and_head():
+    from statefilm.models.patch import ConvPatch
+
+    torch.manual_seed(0)
+    patch = ConvPatch(3, 3, (4, 4), width=4, time_dim=8)
+    token_out = torch.nn.Linear(1, 1)
+    patch.init_output(token_out)
+    torch.nn.init.normal_(patch.head.weight)
+    features, skips = patch.encode(torch.randn(2, 3, 8, 8))
+    time = torch.randn(1, 8).expand(2, 8) * torch.tensor([[1.0], [-1.0]])
+    plain = patch.decode(features, skips, time)
+    patch.modulation.weight.data.normal_()
+    changed = patch.decode(features, skips, time)
+    torch.testing.assert_close(plain, patch.decode(features, skips, torch.zeros(2, 8)))
+    assert all(not torch.allclose(a, b) for a, b in zip(plain, changed, strict=True))
+    # The scale of a skip: at -1 nothing goes past the tokens.
+    patch.modulation.weight.data.zero_()
+    for share in patch.modulation.bias.data.split(patch.shares):
+        share.chunk(3)[0].fill_(-1)
+    others = [torch.randn_like(skip) for skip in skips]
+    torch.testing.assert_close(
+        patch.decode(features, skips, time), patch.decode(features, others, time)
+    )
+    sizes = [
+        sum(p.numel() for p in build("hth_tiny", patch_modulated=m).parameters()) for m in (0, 1)
+    ]
+    assert sizes[1] - sizes[0] == 257 * 3 * (16 + 32 + 64)
 
 
 def test_a_predicted_sample_is_returned_as_its_velocity():
@@ -316,6 +345,7 @@ def test_the_5b_preset_is_5b():
         (lambda: toy(conditioning="film"), "'film'"),
         (lambda: toy(cross_attention="beside"), "'beside'; valid: before, after, none"),
         (lambda: toy(cross_attention="none"), "leave the text out"),
+        (lambda: toy(patch_embed="plain", patch_modulated=True), "is for patch_embed .conv., not"),
         (lambda: toy(registers=-1), "registers -1 is not a whole number >= 0"),
         (lambda: toy(dim="wide"), "dim 'wide'"),
         (lambda: toy(patch_size=(2, 2)), r"\(2, 2\)"),

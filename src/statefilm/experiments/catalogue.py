@@ -135,6 +135,7 @@ _STUDIES = (
             "prefix": _conditioned(cross_attention="none", text_prefix=PREFIX),
             "prefix and cross-attention": _conditioned(text_prefix=PREFIX),
             "registers": _conditioned(registers=8),
+            "stem and head too": _conditioned(patch_modulated=True),
         },
         baseline="added",
         equal="flops",

@@ -57,6 +57,7 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
             "none".
         patch_embed: "plain" patches, or "conv" for a convolutional stem and head.
         patch_width: channels of "conv" at full resolution.
+        patch_modulated: whether the timestep modulates the stem and head of "conv".
         head_target: what the head predicts, "velocity" or "sample". Either way `forward` returns
             what the diffusion process asks for: a predicted sample x0 is returned as the velocity
             (x_t - x0) / sigma that it implies (arXiv 2511.13720).
@@ -89,6 +90,7 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         position: str = "sinusoidal",
         patch_embed: str = "plain",
         patch_width: int = 16,
+        patch_modulated: bool = False,
         head_target: str = "velocity",
         cross_attention: str = "before",
         text_prefix: int = 0,
@@ -104,6 +106,8 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         _check("conditioning", conditioning, ("add", "adaln_single"))
         _check("position", position, POSITIONS)
         _check("patch_embed", patch_embed, ("plain", "conv"))
+        if patch_modulated and patch_embed != "conv":
+            raise ValueError(f"patch_modulated is for patch_embed 'conv', not {patch_embed!r}")
         _check("head_target", head_target, ("velocity", "sample"))
         _check("cross_attention", cross_attention, tuple(SUBLAYERS))
         for field, value in (("text_prefix", text_prefix), ("registers", registers)):
@@ -123,7 +127,8 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         modulated = conditioning == "adaln_single"
         self.patch: ConvPatch | PlainPatch
         if patch_embed == "conv":
-            self.patch = ConvPatch(in_channels, in_channels, patch_size[1:], patch_width)
+            time_dim = dim if patch_modulated else 0
+            self.patch = ConvPatch(in_channels, in_channels, patch_size[1:], patch_width, time_dim)
         else:
             self.patch = PlainPatch(in_channels, in_channels, patch_size[1:])
         self.token_in = nn.Linear(patch_size[0] * self.patch.in_features, dim)
@@ -277,7 +282,9 @@ class HTHTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         # 4. Tokens back to frames.
         features = self.token_out(self.norm_out(order.invert(x)))
         features = split_time(features, config.patch_size[0])
-        sample = self.patch.decode(features.flatten(0, 1), skips).unflatten(0, (batch, frames))
+        time_ND = time_BD.repeat_interleave(frames, 0)
+        sample = self.patch.decode(features.flatten(0, 1), skips, time_ND)
+        sample = sample.unflatten(0, (batch, frames))
         sample = sample.transpose(1, 2).to(hidden_states.dtype)
         if config.head_target == "sample":
             sigma = (timestep.float() / 1000).clamp_min(MIN_SIGMA).view(-1, 1, 1, 1, 1)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statefilm.models.embeddings import linear_float32
+
 
 class PlainPatch(nn.Module):
     """Space to depth and back: [N, C, H, W] <-> [N, h, w, C * patch_h * patch_w]; no weights.
@@ -32,7 +34,7 @@ class PlainPatch(nn.Module):
         x = frames.unflatten(3, (-1, q)).unflatten(2, (-1, p))  # N C h p w q
         return x.permute(0, 2, 4, 1, 3, 5).flatten(3), []
 
-    def decode(self, features: Tensor, skips: list[Tensor]) -> Tensor:
+    def decode(self, features: Tensor, skips: list[Tensor], time_ND: Tensor) -> Tensor:
         """Features [N, h, w, out_features] to frames [N, out_channels, H, W]."""
         p, q = self.patch
         x = features.unflatten(3, (self.out_channels, p, q))  # N h w C p q
@@ -53,10 +55,18 @@ class ConvPatch(nn.Module):
         in_channels, out_channels: channels of the frames that go in and come out.
         patch: (patch_h, patch_w), equal powers of two, 2 or more.
         width: channels at full resolution.
+        time_dim: width of the timestep's embedding, which then scales what goes past the tokens
+            and shifts what is joined with it, so that noise is let through only where there is
+            little; 0 leaves the timestep out.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, patch: tuple[int, int], width: int = 16
+        self,
+        in_channels: int,
+        out_channels: int,
+        patch: tuple[int, int],
+        width: int = 16,
+        time_dim: int = 0,
     ) -> None:
         super().__init__()
         side = patch[0]
@@ -72,6 +82,9 @@ class ConvPatch(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in reversed(steps))
         self.merge = nn.ModuleList(nn.Conv2d(a, a, 3, padding=1) for a, _ in reversed(steps))
         self.head = nn.Conv2d(width, out_channels, 3, padding=1)
+        # Of each level of `decode`: the scale of the skip, and scale and shift of the sum.
+        self.shares = [3 * a for a, _ in reversed(steps)]
+        self.modulation = nn.Linear(time_dim, sum(self.shares)) if time_dim else None
 
     def encode(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Frames to features [N, h, w, in_features] and the maps of each level above."""
@@ -82,16 +95,32 @@ class ConvPatch(nn.Module):
             x = F.silu(down(x))
         return x.permute(0, 2, 3, 1), skips
 
-    def decode(self, features: Tensor, skips: list[Tensor]) -> Tensor:
-        """Features [N, h, w, out_features] and `encode`'s maps to frames [N, C, H, W]."""
+    def decode(self, features: Tensor, skips: list[Tensor], time_ND: Tensor) -> Tensor:
+        """Features [N, h, w, out_features] and `encode`'s maps to frames [N, C, H, W].
+
+        `time_ND` is the timestep's embedding of each frame, float32.
+        """
         x = features.permute(0, 3, 1, 2)
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = F.pixel_shuffle(up(x), 2) + skip
-            x = x + F.silu(merge(F.silu(x)))
+        levels = zip(self.up, self.merge, reversed(skips), self._modulate(time_ND), strict=True)
+        for up, merge, skip, (through, scale, shift) in levels:
+            x = F.pixel_shuffle(up(x), 2) + skip * (1 + through)
+            x = x + F.silu(merge(F.silu(x * (1 + scale) + shift)))
         return self.head(F.silu(x))
 
+    def _modulate(self, time_ND: Tensor) -> list[tuple[Tensor | float, ...]]:
+        """Three factors or shifts of each level, [N, C, 1, 1]."""
+        if self.modulation is None:
+            return [(0.0, 0.0, 0.0)] * len(self.shares)
+        with torch.autocast(time_ND.device.type, enabled=False):
+            table = linear_float32(F.silu(time_ND), self.modulation)
+        parts = table.to(self.head.weight.dtype)[..., None, None].split(self.shares, 1)
+        return [part.chunk(3, 1) for part in parts]
+
     def init_output(self, token_out: nn.Linear) -> None:
-        """Let the model start by predicting zero."""
+        """Let the model start by predicting zero, with a neutral modulation."""
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.head.weight)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
