@@ -33,12 +33,15 @@ def main(args: list[str] | None = None) -> int:
         path = run / "logs" / "metrics.jsonl"
         if not path.is_file():
             parser.error(f"{path} is not there: name the folder of a run")
-        logs[run.name] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if not any("loss" in line for line in lines):
+            parser.error(f"{path} has no loss yet")
+        logs[run.name] = lines
     rows = [row_of(name, lines) for name, lines in logs.items()]
     columns = [(key, lambda row, key=key: row.get(key, "-")) for key in keys_of(rows)]
     table = "\n".join(markdown(columns, rows))
-    device = machine.line(machine.describe(torch.device("cpu")))
-    text = f"Trained with {device}.\n\n{table}\n"
+    here = machine.line(machine.describe(torch.device("cpu")))
+    text = f"From the logs of the runs, read with {here}.\n\n{table}\n"
     asked.folder.mkdir(parents=True, exist_ok=True)
     (asked.folder / "tables.md").write_text(text, "utf-8")
     draw(logs, asked.folder / "curves.png")

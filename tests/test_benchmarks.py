@@ -79,8 +79,12 @@ def test_training_curves(script, tmp_path, capsys):
     assert [cell.strip() for cell in first] == cells
     assert [cell.strip() for cell in second] == ["second", *cells[1:-1], "0.5833"]
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
-    with pytest.raises(SystemExit):
-        curves.main([str(tmp_path / "out"), str(tmp_path / "nowhere")])
+    (tmp_path / "begun" / "logs").mkdir(parents=True)
+    (tmp_path / "begun" / "logs" / "metrics.jsonl").touch()
+    for run, why in (("nowhere", "is not there"), ("begun", "has no loss yet")):
+        with pytest.raises(SystemExit):
+            curves.main([str(tmp_path / "out"), str(tmp_path / run)])
+        assert why in capsys.readouterr().err
 
 
 def test_cuda_tables(script, tmp_path):
