@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from statefilm import HTHPipeline
 from statefilm.training import load_recipe
 from statefilm.training.tasks.denoiser import build_transformer
+from statefilm.training.tasks.diffusion import load_part
 
 from .conftest import assert_same_run, tiny_recipe, train
 
@@ -123,3 +124,15 @@ def test_a_preset_takes_what_it_shares_with_another_model(first, caplog):
         copied = name in given and torch.equal(parameter, given[name])
         assert copied == (".mixer." not in name), name
     assert "fresh stay mixer." in caplog.text
+
+
+def test_own_clips_begin_with_what_the_bundled_model_does():
+    model = build_transformer(load_recipe("own_clips").model)
+    bundled = load_part("world-64", "transformer")
+    text_dim = model.config.text_dim
+    frames = torch.randn(1, 3, 5, 64, 64, generator=torch.Generator().manual_seed(0))
+    given = frames, torch.tensor([700.0]), torch.ones(1, 3, text_dim)
+    with torch.no_grad():
+        ours, theirs = model(*given).sample, bundled(*given).sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert model.config.patch_modulated and not bundled.config.patch_modulated

@@ -378,7 +378,13 @@ SMALL_UNET = [
     ("name", "changes"),
     [
         ("own_images", SMALL_HTH),
-        ("own_clips", [*SMALL_HTH, "data.0.files.lengths=[1, 5]", "data.1.files.path=CLIPS"]),
+        (
+            "own_clips",
+            [
+                *(*SMALL_HTH, "model.convert_from=null"),
+                *("data.0.files.lengths=[1, 5]", "data.1.files.path=CLIPS"),
+            ],
+        ),
         ("unet_minerl", SMALL_UNET),
         ("unet_ucf101", [*SMALL_UNET, "data.0.files.layout=auto"]),
     ],

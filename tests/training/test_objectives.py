@@ -49,8 +49,9 @@ def test_flow_is_a_straight_line_and_the_velocity_its_slope():
     torch.testing.assert_close(process.timestep(level), level * 1000)
 
 
-def test_an_error_of_the_sample_weighs_no_more_below_the_floor_of_sigma():
-    process, clean = objective(predicts_sample=True), clean_batch(1)
+@pytest.mark.parametrize("floor", [0.05, 0.3])
+def test_an_error_of_the_sample_weighs_no_more_below_the_floor_of_sigma(floor):
+    process, clean = objective(predicts_sample=True, sigma_floor=floor), clean_batch(1)
     noise, _, _ = draw(process, 1)
 
     def loss(sigma, error):
@@ -61,7 +62,7 @@ def test_an_error_of_the_sample_weighs_no_more_below_the_floor_of_sigma():
 
     assert loss(0.001, 0.0) < 1e-6
     for sigma in (0.01, 0.03, 0.05):
-        assert loss(sigma, 0.1) == pytest.approx((0.1 / 0.05) ** 2, rel=1e-3)
+        assert loss(sigma, 0.1) == pytest.approx((0.1 / floor) ** 2, rel=1e-3)
     assert loss(0.5, 0.1) == pytest.approx((0.1 / 0.5) ** 2, rel=1e-3)
 
 
@@ -143,6 +144,12 @@ def test_a_shift_moves_levels_towards_noise():
     shifted = process.draw(SHAPE, [generator_of(0, i) for i in range(64)], shift=3.0)
     torch.testing.assert_close(torch.logit(shifted.level), torch.logit(plain.level) + math.log(3))
     assert torch.equal(plain.noise, shifted.noise)
+
+
+@pytest.mark.parametrize("floor", [0.0, -0.1, 1.5])
+def test_a_floor_that_is_no_level_is_refused(floor):
+    with pytest.raises(ValueError, match="sigma_floor"):
+        objective(sigma_floor=floor)
 
 
 def test_the_shift_by_tokens_is_one_of_flow():

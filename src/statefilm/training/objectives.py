@@ -18,7 +18,6 @@ from statefilm.training.streams import Timesteps
 __all__ = ["DiffusionObjective", "Draw", "FlowObjective", "Objective", "build_objective"]
 
 FLOW_TIMESTEPS = 1000
-SIGMA_FLOOR = 0.05
 
 
 class Draw(NamedTuple):
@@ -113,8 +112,8 @@ class FlowObjective(Objective):
     Args:
         config: the recipe's section.
         predicts_sample: whether the model's head predicts x0. An error of x0 is then an error of
-            the velocity 1 / s times as large, so its weight falls below `SIGMA_FLOOR`, as if the
-            division stopped there (arXiv 2511.13720, section 4).
+            the velocity 1 / s times as large, so its weight falls below the section's
+            `sigma_floor`, as if the division stopped there (arXiv 2511.13720, section 4).
     """
 
     def __init__(self, config: recipes.Objective, predicts_sample: bool = False) -> None:
@@ -134,7 +133,7 @@ class FlowObjective(Objective):
     def weights(self, level: Tensor) -> Tensor:
         weights = super().weights(level)
         if self.predicts_sample:
-            weights = weights * (level / level.clamp_min(SIGMA_FLOOR)).square()
+            weights = weights * (level / level.clamp_min(self.config.sigma_floor)).square()
         return weights
 
     def scheduler(self) -> SchedulerMixin:

@@ -162,6 +162,10 @@ class Objective(Section):
     With `shift_tokens`, of flow models too, samples of n tokens are shifted by sqrt(n /
     shift_tokens) on top of that, both in training and when sampling: the more tokens show a thing,
     the more noise it takes to hide it.
+
+    Of a flow model that predicts the clean sample, an error at noise level s weighs 1 / s**2, but
+    at levels below `sigma_floor` no more than there. A high floor has the model learn what things
+    look like before it learns their last details.
     """
 
     type: Literal["flow", "epsilon", "v_prediction", "sample"] = "flow"
@@ -172,6 +176,7 @@ class Objective(Section):
     shift: Positive = 1.0
     video_shift: Positive | None = None
     shift_tokens: Count | None = None
+    sigma_floor: Annotated[float, Field(gt=0, le=1)] = 0.05
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
     train_timesteps: Annotated[int, Field(ge=2)] = 1000
 
