@@ -68,7 +68,9 @@ def test_what_trains_a_bundled_model_has_its_smoke_version():
         ("name=../elsewhere", ["name = '../elsewhere'", "pattern"]),
         ("name=''", ["name = ''"]),
         ("kind=[vae]", ["unknown kind of recipe"]),
-        ("data.7.batch_size=8", ["'7' must be a number below 1"]),
+        ("data.7.batch_size=8", ["'7' must be * or a number below 1"]),
+        ("*.lr=1", ["'*'"]),
+        ("data.*.batchsize=8", ["data.0.batchsize", "did you mean 'data.0.batch_size'"]),
         ("samples.prompts.0.0=a", ["'a red circle' has no part '0'"]),
         ("optimizer.lr", ["key=value"]),
         ("optimizer.lr=[", ["not YAML"]),
@@ -90,6 +92,12 @@ def test_changes_reach_nested_values_and_sections_left_at_their_defaults():
     assert recipe.data[0].batch_size == 7
     assert recipe.ema.decay == 0.5
     assert recipe.max_minutes == 2
+
+
+def test_a_star_changes_every_entry_of_a_list():
+    recipe = load_recipe("own_clips", ["data.*.files.path=mine", "data.1.batch_size=5"])
+    assert [one.files.path for one in recipe.data] == ["mine", "mine"]
+    assert [one.batch_size for one in recipe.data] == [8, 5]
 
 
 def test_a_missing_key_is_named(write):

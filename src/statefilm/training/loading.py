@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     Args:
         path_or_name: a YAML file, or the name of a recipe inside the package such as "world_t2i"
             or "hth_5b/1_256p_t2i".
-        overrides: changes such as "optimizer.lr=0.01" or "data.0.batch_size=8"; the value is YAML.
+        overrides: changes such as "optimizer.lr=0.01", "data.0.batch_size=8" or, of every entry,
+            "data.*.batch_size=8"; the value is YAML.
 
     Raises:
         FileNotFoundError: no such file.
@@ -102,13 +104,23 @@ def _override(fields: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UsageError(f"change {change!r}: the value is not YAML") from None
-    *parents, last = key.split(".")
-    node: Any = fields
-    for part in parents:
-        if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
-            node[part] = {}  # a section at its defaults
-        node = node[_index(node, part, change)]
-    node[_index(node, last, change)] = value
+    _set(fields, key.split("."), value, change)
+
+
+def _set(node: Any, parts: list[str], value: Any, change: str) -> None:
+    """Put a value at the place inside `node`; the part `*` is each part of a list."""
+    part, *rest = parts
+    if part == "*" and isinstance(node, list) and node:
+        for number in range(len(node)):
+            _set(node, [str(number), *rest], value, change)
+        return
+    index = _index(node, part, change)
+    if not rest:
+        node[index] = copy.deepcopy(value)
+        return
+    if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
+        node[part] = {}  # a section at its defaults
+    _set(node[index], rest, value, change)
 
 
 def _index(node: Any, part: str, change: str) -> str | int:
@@ -117,7 +129,7 @@ def _index(node: Any, part: str, change: str) -> str | int:
     if not isinstance(node, list):
         raise UsageError(f"change {change!r}: {node!r:.40} has no part {part!r}")
     if not (part.isdigit() and int(part) < len(node)):
-        raise UsageError(f"change {change!r}: {part!r} must be a number below {len(node)}")
+        raise UsageError(f"change {change!r}: {part!r} must be * or a number below {len(node)}")
     return int(part)
 
 
