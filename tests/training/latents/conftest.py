@@ -59,12 +59,13 @@ def data(tmp_path):
 def encode(tmp_path, data, spec):
     """Encodes the data into a folder; changes go to `encode_files`, `Options` or `EncoderSpec`."""
 
-    def run(folder="latents", *, encoders=spec, options=None, **changes):
+    def run(folder="latents", *, encoders=spec, options=None, assigned=None, **changes):
         source = open_source(data)
+        assigned = assigned or {"buckets": BUCKETS}
         options = {"batch_size": 3, "shard_size": 1000, **(options or {})}
         return encode_files(
             source,
-            assign(source.entries, BUCKETS),
+            assign(source.entries, **assigned),
             encoders,
             tmp_path / folder,
             Options(**options),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from statefilm.data.files import BucketPlan, load, open_source
+from statefilm.data.files import BucketPlan, load, make_buckets, open_source
 from statefilm.data.latents import LatentSamples, open_latents, shard_files, verify
 from statefilm.errors import UsageError
 from statefilm.models.text import encode_prompts, load_text_encoder
@@ -132,6 +132,20 @@ def test_views_show_other_parts(encode, tmp_path):
     clips = [latents["clips.npy::0", view] for view in range(3)]
     assert not torch.equal(clips[0], clips[1]) and not torch.equal(clips[1], clips[2])
     assert encode(options={"views": 2}).reused == 30
+
+
+def test_stills_of_clips_are_images(encode, tmp_path, data):
+    assigned = {"buckets": make_buckets(16 * 16, 8, ratios=(1, 2)), "stills": True}
+    outcome = encode(encoders=EncoderSpec(dtype="float32"), assigned=assigned, options={"views": 3})
+    assert (outcome.samples, outcome.bad) == (45, {})
+    latents = numbers(tmp_path / "latents")
+    entries = {entry.name: entry for entry in open_source(data).entries}
+    for name in (f"clips.npy::{number}" for number in range(3)):
+        clip = load(data, entries[name], (16, 16), num_frames=9)
+        stills = [latents[name, view] for view in range(3)]
+        assert {still.shape[1] for still in stills} == {1}
+        assert not torch.equal(stills[0], stills[1])
+        torch.testing.assert_close(stills[0][:, 0], clip[:, 0].float() / 127.5 - 1)
 
 
 def test_the_spread_is_stored_when_asked_for(encode, spec, tmp_path, vae):
