@@ -55,6 +55,27 @@ def test_save_frames_keeps_every_frame_without_loss(cli, model, tmp_path):
         assert first.size == (32, 32)
 
 
+def test_a_strip_shows_frames_of_each_clip_in_a_row(cli, model, tmp_path):
+    args = ("video", PROMPT, "-m", model, "-s", 3, "-N", 2, "--save-frames", "--strip", 3)
+    outcome = cli(*args, "--grid", "-o", "clips.mp4")
+    assert (outcome.code, outcome.paths) == (0, ["clips.mp4"])
+    with Image.open(tmp_path / "clips.png") as strip:
+        rows = np.asarray(strip)
+        assert json.loads(strip.text["statefilm"]) == meta_of(tmp_path / "clips.mp4")
+    assert rows.shape == (2 * 34 + 2, 3 * 34 + 2, 3)
+    sheets = pictures(tmp_path / "clips")[[0, 2, 4], 2:34]  # two clips side by side
+    for row in range(2):
+        for column, sheet in enumerate(sheets):
+            cell = rows[2 + 34 * row :, 2 + 34 * column :][:32, :32]
+            assert np.array_equal(cell, sheet[:, 2 + 34 * row :][:, :32])
+    again = cli(*args, "--grid", "-o", "other.mp4", "--strip", 9)
+    with Image.open(tmp_path / "other.png") as strip:
+        assert (again.code, strip.size) == (0, (5 * 34 + 2, 2 * 34 + 2))
+    (tmp_path / "clips.mp4").unlink()
+    refused = cli(*args, "--grid", "-o", "clips.mp4")
+    assert refused.code != 0 and "clips.json exists" in refused.err
+
+
 def meta_of(path):
     return json.loads(path.with_suffix(".json").read_text())
 

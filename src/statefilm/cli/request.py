@@ -37,6 +37,7 @@ class Request:
     batch_size: int = 1
     grid: bool = False
     save_frames: bool = False
+    strip: int | None = None
     preview: Path | None = None
     dtype: str = "auto"
     device: str = "auto"
@@ -56,7 +57,8 @@ class Request:
         if self.kind == "image":
             return [path]
         frames = [path.with_suffix("")] if self.save_frames else []
-        return [path, path.with_suffix(".json"), *frames]
+        strip = [path.with_suffix(".png")] if self.strip else []
+        return [path, path.with_suffix(".json"), *frames, *strip]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,15 @@ def video(
     save_frames: Annotated[
         bool, typer.Option("--save-frames", help="Also a folder of PNG frames beside each MP4.")
     ] = False,
+    strip: Annotated[
+        int | None,
+        typer.Option(
+            "--strip",
+            metavar="N",
+            min=1,
+            help="Also a PNG beside each MP4: N of its frames, first to last, in a row a clip.",
+        ),
+    ] = None,
     output: options.Output = None,
     force: options.Force = False,
     skip_existing: options.SkipExisting = False,
@@ -92,6 +101,7 @@ def video(
         batch_size=batch_size,
         grid=grid,
         save_frames=save_frames,
+        strip=strip,
         preview=preview,
         dtype=dtype,
         device=device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ class Writer:
         if self.request.grid:
             self._sheet.append((sample, clip))
         else:
-            self._save(sample.path, clip, self._provenance(sample))
+            self._save(sample.path, clip, [clip], self._provenance(sample))
 
     def finish(self) -> None:
         """Write the sheet, if there is one."""
@@ -49,7 +49,8 @@ class Writer:
             }
             for s in samples
         ]
-        self._save(samples[0].path, sheet, {**self._provenance(samples[0]), "grid": cells})
+        meta = {**self._provenance(samples[0]), "grid": cells}
+        self._save(samples[0].path, sheet, clips, meta)
 
     def _provenance(self, sample: Sample) -> dict[str, Any]:
         from statefilm.pipelines.provenance import make_provenance
@@ -73,8 +74,11 @@ class Writer:
             meta["compile"] = True
         return meta
 
-    def _save(self, path: Path, clip: list[Image], meta: Mapping[str, Any]) -> None:
-        from statefilm.pipelines.media import save_frames, save_mp4, save_png
+    def _save(
+        self, path: Path, clip: list[Image], rows: Sequence[list[Image]], meta: Mapping[str, Any]
+    ) -> None:
+        """Write what is shown, and what its samples' frames are besides."""
+        from statefilm.pipelines.media import make_strip, save_frames, save_mp4, save_png
 
         force = self.request.force
         if self.request.kind == "image":
@@ -83,6 +87,10 @@ class Writer:
             save_mp4(clip, path, self.settings.fps, meta, force=force)
         if self.request.save_frames:
             save_frames(clip, path.with_suffix(""), meta, force=force)
+        if self.request.strip:
+            save_png(
+                make_strip(rows, self.request.strip), path.with_suffix(".png"), meta, force=force
+            )
         self.console.result(path, **meta)
 
 

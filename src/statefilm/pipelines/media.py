@@ -17,7 +17,7 @@ from PIL import Image
 from statefilm.errors import UsageError
 from statefilm.pipelines.provenance import png_info, sidecar_path, to_json
 
-__all__ = ["make_grid", "refuse_existing", "save_frames", "save_mp4", "save_png"]
+__all__ = ["make_grid", "make_strip", "refuse_existing", "save_frames", "save_mp4", "save_png"]
 
 BT709 = 1  # ISO/IEC 23091-2 code of matrix, primaries and transfer
 LIMITED_RANGE = 1
@@ -135,6 +135,17 @@ def make_grid(
         corner = (padding + column * (width + padding), padding + row * (height + padding))
         grid.paste(image, corner)
     return grid
+
+
+def make_strip(clips: Sequence[Sequence[Image.Image]], count: int) -> Image.Image:
+    """A row for each clip: `count` of its frames at even distances, from the first to the last.
+
+    Clips of fewer frames have all of theirs.
+    """
+    length = min(len(clip) for clip in clips)
+    count = min(count, length)
+    chosen = [round(place * (length - 1) / max(1, count - 1)) for place in range(count)]
+    return make_grid([clip[number] for clip in clips for number in chosen], columns=count)
 
 
 def _display_scale(size: tuple[int, int], min_side: int) -> int:
