@@ -1,18 +1,22 @@
 """What runs learnt: python benchmarks/training_curves.py FOLDER RUN [RUN ...].
 
-The losses of runs in the order in which they were trained, as `curves.png`, and what each took and
-reached, as `tables.md`; the figures are those of the runs' own logs.
+The losses of runs in the order in which they were trained, as `curves.png`, what each took and
+reached, as `tables.md`, and the last samples of each, a row a run, as `samples.png`; all of it is
+from the runs' own folders.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import av
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from statefilm.evaluation.speed import machine
 from statefilm.evaluation.speed.report import markdown
@@ -20,6 +24,7 @@ from statefilm.evaluation.speed.report import markdown
 Lines = list[dict[str, Any]]
 LAST = 10  # lines of a log that its last loss is the mean of
 SCORES = "world/"
+FRAMES = 5  # of a clip that are shown
 
 
 def main(args: list[str] | None = None) -> int:
@@ -45,6 +50,7 @@ def main(args: list[str] | None = None) -> int:
     asked.folder.mkdir(parents=True, exist_ok=True)
     (asked.folder / "tables.md").write_text(text, "utf-8")
     draw(logs, asked.folder / "curves.png")
+    draw_samples(asked.runs, asked.folder / "samples.png")
     print(text)
     return 0
 
@@ -90,6 +96,36 @@ def draw(logs: dict[str, Lines], path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     figure.savefig(path, dpi=120)
+
+
+def draw_samples(runs: Sequence[Path], path: Path) -> None:
+    """The last samples of each run that has some: images, or frames of clips side by side."""
+    rows = {run.name: last_samples(run / "samples") for run in runs}
+    rows = {name: pictures for name, pictures in rows.items() if pictures}
+    if not rows:
+        return
+    figure = Figure(figsize=(7.2, 1.6 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), FRAMES, squeeze=False)
+    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
+        row[0].set_title(name, fontsize=8, loc="left")
+        for axis in row:
+            axis.set_axis_off()
+        for axis, picture in zip(row, pictures, strict=False):
+            axis.imshow(picture, interpolation="nearest")
+    figure.savefig(path, dpi=120)
+
+
+def last_samples(folder: Path) -> list[Image.Image]:
+    """One picture, or `FRAMES` of a clip from the first to the last."""
+    files = sorted(folder.glob("step-*.*"))
+    if not files:
+        return []
+    if files[-1].suffix == ".png":
+        with Image.open(files[-1]) as picture:
+            return [picture.convert("RGB")]
+    with av.open(str(files[-1])) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    return [frames[round(n * (len(frames) - 1) / (FRAMES - 1))] for n in range(FRAMES)]
 
 
 if __name__ == "__main__":

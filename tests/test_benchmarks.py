@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from statefilm.evaluation.speed import machine
+from statefilm.pipelines.media import save_mp4
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -70,6 +72,12 @@ def test_training_curves(script, tmp_path, capsys):
         lines.append({"step": 4, "world/mean": 0.625})
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run / "logs" / "metrics.jsonl").write_text(text)
+    for number in range(12):  # the last step of the first run is the only one of its size
+        (runs[0] / "samples").mkdir(exist_ok=True)
+        size = (20, 20) if number == 11 else (30, 10)
+        Image.new("RGB", size).save(runs[0] / "samples" / f"step-{number:08}.png")
+    clip = [Image.new("RGB", (32, 32), (10 * number, 0, 0)) for number in range(9)]
+    save_mp4(clip, runs[1] / "samples" / "step-00000004.mp4", 8)
     curves = script("training_curves")
     assert curves.main([str(tmp_path / "out"), *map(str, runs)]) == 0
     table = (tmp_path / "out" / "tables.md").read_text()
@@ -79,6 +87,12 @@ def test_training_curves(script, tmp_path, capsys):
     assert [cell.strip() for cell in first] == cells
     assert [cell.strip() for cell in second] == ["second", *cells[1:-1], "0.5833"]
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    with Image.open(tmp_path / "out" / "samples.png") as samples:
+        assert samples.height > 300  # two rows
+    image, frames = (curves.last_samples(run / "samples") for run in runs)
+    assert [one.size for one in image] == [(20, 20)]
+    reds = [frame.getpixel((9, 9))[0] for frame in frames]
+    assert len(reds) == 5 and reds == sorted(reds) and reds[-1] > 60
     (tmp_path / "begun" / "logs").mkdir(parents=True)
     (tmp_path / "begun" / "logs" / "metrics.jsonl").touch()
     for run, why in (("nowhere", "is not there"), ("begun", "has no loss yet")):
