@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 
+from statefilm import HTHPipeline
 from statefilm.errors import UsageError
 from statefilm.pipelines.sampling import seed_generators
 
@@ -32,6 +33,17 @@ def test_an_image_and_a_video_from_the_same_pipeline(pipe):
     video = sample(pipe, num_frames=5, height=8, width=24, output_type="pil")
     assert video.images is None
     assert [frame.size for frame in video.frames[0]] == [(24, 8)] * 5
+
+
+def test_images_may_have_another_size_than_clips(tmp_path):
+    made = make_pipeline(default_image_size=(24, 8), shift_tokens=4)
+    made.save_pretrained(tmp_path)
+    pipe = HTHPipeline.from_pretrained(tmp_path)
+    assert sample(pipe).frames.shape[-2:] == (24, 8)
+    assert sample(pipe, num_frames=5).frames.shape[-2:] == (16, 16)
+    assert sample(pipe, height=8).frames.shape[-2:] == (8, 8)
+    assert [pipe.default_size(count) for count in (1, 5)] == [(24, 8), (16, 16)]
+    assert pipe.default_shift(1) == pipe.default_shift(1, 24, 8) != pipe.default_shift(1, 16, 16)
 
 
 @pytest.mark.parametrize("num_frames", [1, 5])

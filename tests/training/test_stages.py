@@ -40,8 +40,10 @@ def test_the_world_in_four_stages(tmp_path, monkeypatch):
     assert sum(moved) == 4
     names = {tuple(model.transformer.state_dict()) for model in models}
     assert len(names) == 1
-    sizes = [(m.config.default_height, m.config.default_num_frames) for m in models]
-    assert [height for height, _ in sizes] == [32, 64, 32, 64] and sizes[3][1] == 17
+    sizes = [(m.default_size(1), m.default_size(17)) for m in models]
+    small, large = (32, 32), (64, 64)
+    assert sizes == [(small, small), (large, large), (large, small), (large, large)]
+    assert models[3].config.default_num_frames == 17
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -114,7 +114,9 @@ def world(
         used["video_shift"] = value_or(shift, pipe.default_shift(num_frames))
     run = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings, **used}
     results = Results({})
-    shapes = legible_shapes(min(pipe.config.default_height, pipe.config.default_width))
+
+    def shapes(frames: int) -> Sequence[str]:
+        return legible_shapes(min(pipe.default_size(frames)))
 
     if chosen:
         with _bar(console, "image") as show:
@@ -122,7 +124,7 @@ def world(
                 generator(pipe, 1, **settings),
                 images_per_task=images_per_task,
                 tasks=chosen,
-                shapes=shapes,
+                shapes=shapes(1),
                 seed=seed,
                 batch_size=batch_size,
                 progress=show,
@@ -133,7 +135,7 @@ def world(
                 generator(pipe, num_frames, **settings),
                 clips=clips,
                 tasks=chosen_clips,
-                shapes=shapes,
+                shapes=shapes(num_frames),
                 seed=seed,
                 batch_size=max(1, batch_size // 4),
                 progress=show,

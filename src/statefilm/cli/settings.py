@@ -31,8 +31,8 @@ def resolve_settings(pipe: LocalPipeline, request: Request, samples: Sequence[Sa
     num_frames = _frames(pipe, request, fps)
     # Without a prompt or a label there is nothing to guide by.
     guided = any(sample.prompt or sample.label is not None for sample in samples)
-    height = value_or(request.height, config.default_height)
-    width = value_or(request.width, config.default_width)
+    own = pipe.default_size(num_frames)
+    height, width = value_or(request.height, own[0]), value_or(request.width, own[1])
     settings = Settings(
         height=height,
         width=width,

@@ -91,12 +91,13 @@ def world_scores(pipe: HTHPipeline, samples: Samples) -> Callable[[], dict[str, 
     from statefilm.evaluation.world.motion import MIN_FRAMES
 
     count, num_frames = samples.world_scores, samples.num_frames
-    height, width = pipe.config.default_height, pipe.config.default_width
-    if height != width or not MIN_SIZE <= width <= MAX_SIZE:
-        raise UsageError(
-            f"samples.world_scores {count}: pictures of {width}x{height} cannot be read back, "
-            f"valid are squares of {MIN_SIZE} to {MAX_SIZE}; leave it out"
-        )
+    sizes = {frames: pipe.default_size(frames) for frames in (1, num_frames)}
+    for height, width in sizes.values():
+        if height != width or not MIN_SIZE <= width <= MAX_SIZE:
+            raise UsageError(
+                f"samples.world_scores {count}: pictures of {width}x{height} cannot be read back, "
+                f"valid are squares of {MIN_SIZE} to {MAX_SIZE}; leave it out"
+            )
     if 1 < num_frames < MIN_FRAMES:
         raise UsageError(
             f"samples.num_frames {num_frames} is too short for samples.world_scores: motion is "
@@ -106,13 +107,14 @@ def world_scores(pipe: HTHPipeline, samples: Samples) -> Callable[[], dict[str, 
         "num_inference_steps": samples.steps,
         "guidance_scale": samples.guidance_scale,
     }
-    shapes, at_once = legible_shapes(width), len(samples.prompts) or samples.count
+    shapes = {frames: legible_shapes(width) for frames, (_, width) in sizes.items()}
+    at_once = len(samples.prompts) or samples.count
 
     def score() -> dict[str, float]:
         found = evaluate_t2i(
             generator(pipe, 1, **settings),
             images_per_task=count,
-            shapes=shapes,
+            shapes=shapes[1],
             seed=samples.seed,
             batch_size=at_once,
         ).metrics
@@ -123,7 +125,7 @@ def world_scores(pipe: HTHPipeline, samples: Samples) -> Callable[[], dict[str, 
                 generator(pipe, num_frames, **settings),
                 clips=count,
                 tasks=[motion],
-                shapes=shapes,
+                shapes=shapes[num_frames],
                 seed=samples.seed,
                 batch_size=at_once,
             )

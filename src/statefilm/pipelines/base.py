@@ -66,6 +66,10 @@ class LocalPipeline(DiffusionPipeline):
         """How many class labels calls take; None of a model without classes."""
         return self.denoiser.config.get("num_classes")
 
+    def default_size(self, num_frames: int) -> tuple[int, int]:
+        """Height and width that suit the model, of an image or of a clip."""
+        return self.config.default_height, self.config.default_width
+
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a local folder in the diffusers layout; safetensors only, nothing is fetched or run.

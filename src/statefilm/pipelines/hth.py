@@ -71,6 +71,7 @@ class HTHPipeline(LocalPipeline):
         default_height, default_width, default_num_frames, default_steps, default_guidance_scale,
             default_fps: what suits this model; saved with it. `default_num_frames` and
             `default_fps` are for a video.
+        default_image_size: height and width of an image, where they are not those of a clip.
         default_video_shift: timestep shift of videos; None is the scheduler's own, as for images.
         shift_tokens: the number of tokens at which the scheduler's own shift holds; that of n
             tokens is sqrt(n / shift_tokens) times as large. None leaves it as it is.
@@ -97,6 +98,7 @@ class HTHPipeline(LocalPipeline):
         default_steps: int = 30,
         default_guidance_scale: float = 3.0,
         default_fps: int = 8,
+        default_image_size: tuple[int, int] | None = None,
         default_video_shift: float | None = None,
         shift_tokens: int | None = None,
         max_text_length: int = 256,
@@ -116,6 +118,7 @@ class HTHPipeline(LocalPipeline):
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             default_fps=default_fps,
+            default_image_size=default_image_size,
             default_video_shift=default_video_shift,
             shift_tokens=shift_tokens,
             max_text_length=max_text_length,
@@ -128,6 +131,10 @@ class HTHPipeline(LocalPipeline):
         patch = self.transformer.config.patch_size
         return time * patch[0], space * patch[1], space * patch[2]
 
+    def default_size(self, num_frames: int) -> tuple[int, int]:
+        image = self.config.default_image_size if num_frames == 1 else None
+        return tuple(image) if image else super().default_size(num_frames)
+
     def default_shift(
         self, num_frames: int, height: int | None = None, width: int | None = None
     ) -> float | None:
@@ -136,7 +143,8 @@ class HTHPipeline(LocalPipeline):
         shift = own_shift(self.scheduler) if video is None else video
         if shift is None:
             return None
-        height, width = height or self.config.default_height, width or self.config.default_width
+        own = self.default_size(num_frames)
+        height, width = height or own[0], width or own[1]
         return shift * self.token_shift(num_frames, height, width)
 
     def token_shift(self, num_frames: int, height: int, width: int) -> float:
@@ -258,8 +266,8 @@ class HTHPipeline(LocalPipeline):
             FloatingPointError: a stage gave NaN or infinity; names the stage.
         """
         config = self.config
-        height = config.default_height if height is None else height
-        width = config.default_width if width is None else width
+        own = self.default_size(num_frames)
+        height, width = own[0] if height is None else height, own[1] if width is None else width
         steps = config.default_steps if num_inference_steps is None else num_inference_steps
         scale = config.default_guidance_scale if guidance_scale is None else guidance_scale
         wanted = callback_on_step_end_tensor_inputs

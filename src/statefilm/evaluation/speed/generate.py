@@ -54,6 +54,7 @@ def measure_generation(
     left_out: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, frames in kinds.items():
+            height, width = pipe.default_size(frames)
             jobs = {
                 f"{kind} x {batch}": _Job(pipe, batch, steps, frames, Path(folder), protocol)
                 for batch in sorted(set(batch_sizes))
@@ -73,8 +74,8 @@ def measure_generation(
                         "batch": job.batch,
                         "steps": steps,
                         "frames": frames,
-                        "height": config.default_height,
-                        "width": config.default_width,
+                        "height": height,
+                        "width": width,
                         "guidance_scale": config.default_guidance_scale,
                         "seconds": timing.median,
                         "rounds": list(timing.seconds),

@@ -69,8 +69,7 @@ def sequence_lengths(task: Task, recipe: Recipe) -> dict[str, int]:
     sizes = {where: list(source.sizes) for where, source in sources}
     if recipe.samples.every_steps:
         frames = [recipe.samples.num_frames] + [1] * bool(recipe.samples.world_scores)
-        height, width = pipeline.config.default_height, pipeline.config.default_width
-        sizes["samples"] = [(count, height, width) for count in frames]
+        sizes["samples"] = [(count, *pipeline.default_size(count)) for count in frames]
     beside = config.text_prefix + config.registers
     return {
         where: beside + min(pipeline.num_tokens(*size) for size in some)

@@ -114,9 +114,14 @@ class DenoiserTask(DiffusionTask):
 
     def _pipeline(self, sizes: Sequence[Size], fps: float | None) -> HTHPipeline:
         recipe = self.recipe
-        _, height, width = sizes[0]
-        most = max(frames for frames, _, _ in sizes)
-        own: dict[str, int] = {"default_num_frames": most} if most > 1 else {}
+        clips = [size for size in sizes if size[0] > 1]
+        images = [size for size in sizes if size[0] == 1]
+        _, height, width = (clips or images)[0]
+        own: dict[str, Any] = {}
+        if clips:
+            own["default_num_frames"] = max(frames for frames, _, _ in clips)
+        if images and images[0][1:] != (height, width):
+            own["default_image_size"] = images[0][1:]
         if fps is not None:
             own["default_fps"] = round(fps)
         pipeline = HTHPipeline(
