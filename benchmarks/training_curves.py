@@ -20,6 +20,7 @@ from PIL import Image
 
 from statefilm.evaluation.speed import machine
 from statefilm.evaluation.speed.report import markdown
+from statefilm.pipelines.media import spread
 
 Lines = list[dict[str, Any]]
 LAST = 10  # lines of a log that its last loss is the mean of
@@ -125,7 +126,7 @@ def last_samples(folder: Path) -> list[Image.Image]:
             return [picture.convert("RGB")]
     with av.open(str(files[-1])) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
-    return [frames[round(n * (len(frames) - 1) / (FRAMES - 1))] for n in range(FRAMES)]
+    return [frames[number] for number in spread(len(frames), FRAMES)]
 
 
 if __name__ == "__main__":

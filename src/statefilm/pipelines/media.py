@@ -17,7 +17,10 @@ from PIL import Image
 from statefilm.errors import UsageError
 from statefilm.pipelines.provenance import png_info, sidecar_path, to_json
 
-__all__ = ["make_grid", "make_strip", "refuse_existing", "save_frames", "save_mp4", "save_png"]
+__all__ = [
+    *("make_grid", "make_strip", "refuse_existing", "save_frames", "save_mp4", "save_png"),
+    "spread",
+]
 
 BT709 = 1  # ISO/IEC 23091-2 code of matrix, primaries and transfer
 LIMITED_RANGE = 1
@@ -137,15 +140,19 @@ def make_grid(
     return grid
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Numbers of `count` of a clip's frames at even distances, first to last; at most all."""
+    count = min(count, length)
+    return [round(place * (length - 1) / max(1, count - 1)) for place in range(count)]
+
+
 def make_strip(clips: Sequence[Sequence[Image.Image]], count: int) -> Image.Image:
     """A row for each clip: `count` of its frames at even distances, from the first to the last.
 
     Clips of fewer frames have all of theirs.
     """
-    length = min(len(clip) for clip in clips)
-    count = min(count, length)
-    chosen = [round(place * (length - 1) / max(1, count - 1)) for place in range(count)]
-    return make_grid([clip[number] for clip in clips for number in chosen], columns=count)
+    chosen = spread(min(len(clip) for clip in clips), count)
+    return make_grid([clip[number] for clip in clips for number in chosen], columns=len(chosen))
 
 
 def _display_scale(size: tuple[int, int], min_side: int) -> int:
