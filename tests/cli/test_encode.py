@@ -130,7 +130,8 @@ def test_training_takes_latents_of_its_own_encoders_alone(cli, recipe, tmp_path)
     ("args", "words"),
     [
         (["smoke_world_t2i"], "no data of files: set data.0.files.path=FOLDER"),
-        (["smoke_world_vae"], "trains a VAE"),
+        (["smoke_world_vae"], "is of kind 'vae'"),
+        (["smoke_world_text"], "is of kind 'text'"),
         (["{recipe}", "--engine", "rey"], "ray"),
         (["{recipe}", "--workers", "0"], "--workers"),
         (["{recipe}", "--views", "0"], "--views"),

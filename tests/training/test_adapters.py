@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from statefilm import HTHPipeline
 from statefilm.training import load_recipe
 from statefilm.training.tasks.denoiser import build_transformer
-from statefilm.training.tasks.diffusion import load_part
+from statefilm.training.tasks.text_states import load_part
 
 from .conftest import assert_same_run, tiny_recipe, train
 

@@ -12,6 +12,8 @@ SMOKED = (
     "world_joint",
     "world_refine",
     "world_vae",
+    "world_text",
+    "world_bind",
     "clips_maze",
     "clips_balls",
 )

@@ -109,13 +109,12 @@ class UNetSource(Source):
         return value if value is None else choose(value, UNET_PRESETS, "preset")
 
 
-class TextSource(Source):
+class TextEncoderSource(Source):
     """The text encoder; a fresh one reads the words of the data's captions.
 
     Of a user's own captions these are the `vocabulary_size` most frequent ones.
     """
 
-    train: bool = False
     max_length: Count = 32
     vocabulary_size: Count = 8192
 
@@ -123,6 +122,12 @@ class TextSource(Source):
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         return value if value is None else choose(value, TEXT_PRESETS, "preset")
+
+
+class TextSource(TextEncoderSource):
+    """The text encoder of a denoiser, and whether it learns along."""
+
+    train: bool = False
 
 
 class VAESource(Source):
@@ -430,8 +435,25 @@ class VAERecipe(Recipe):
         return self
 
 
+class TextRecipe(Recipe):
+    """Trains a text encoder on captions of the world alone; `kind: text`."""
+
+    kind: Literal["text"] = "text"
+    text: TextEncoderSource
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> TextRecipe:
+        for where, stream in self.streams.items():
+            if stream.world is None:
+                raise ValueError(
+                    f"{where}.{stream.kind}: what captions mean is known of the world's: give world"
+                )
+        return self
+
+
 KINDS: dict[str, type[Recipe]] = {
     "denoiser": DenoiserRecipe,
     "unet": UNetRecipe,
     "vae": VAERecipe,
+    "text": TextRecipe,
 }

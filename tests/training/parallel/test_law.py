@@ -143,6 +143,7 @@ def runs(tmp_path_factory):
         entry("unet shard 2", ["parallel.shard=2"], recipe="smoke_clips_balls"),
         entry("unet context 2", ["parallel.context=2"], recipe="smoke_clips_balls"),
         entry("vae shard 2", ["parallel.shard=2"], recipe="smoke_world_vae"),
+        entry("text shard 2", ["parallel.shard=2"], recipe="smoke_world_text"),
     ]
     jobs += [
         {
@@ -287,6 +288,7 @@ def test_a_video_unet_is_sharded_but_not_split(runs):
         assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
     assert "only a run of kind denoiser can split" in (runs / "unet context 2.errors").read_text()
     assert "a VAE is trained whole" in (runs / "vae shard 2.errors").read_text()
+    assert "a text encoder is trained whole" in (runs / "text shard 2.errors").read_text()
 
 
 def test_a_full_disk_under_one_process_ends_the_run_on_all_with_a_line_each(runs):

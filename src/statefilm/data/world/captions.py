@@ -86,15 +86,27 @@ def paraphrase(description: Description, choose: Choose) -> str:
 
 def parse(caption: str) -> Description:
     """Reads a caption of the grammar, in any paraphrase; raises CaptionError for any other text."""
+    return parse_spans(caption)[0]
+
+
+def parse_spans(caption: str) -> tuple[Description, list[slice]]:
+    """`parse`, and of each group the stretch of `tokenize(caption)` that tells of it."""
     reader = _Reader(caption)
     reader.take(_OPENING)
-    groups = [_read_group(reader)]
+    groups, spans = [], []
+
+    def read_group() -> None:
+        start = reader.position
+        groups.append(_read_group(reader))
+        spans.append(slice(start, reader.position))
+
+    read_group()
     relation = reader.take(_RELATION)
     if relation is not None:
-        groups.append(_read_group(reader))
+        read_group()
     else:
         while reader.take(_JOINER):
-            groups.append(_read_group(reader))
+            read_group()
     background = None
     if reader.take(_SETTING):
         reader.expect(_ARTICLE, "an article")
@@ -103,7 +115,7 @@ def parse(caption: str) -> Description:
     reader.take(_STOP)
     reader.end()
     try:
-        return Description(tuple(groups), relation, background)
+        return Description(tuple(groups), relation, background), spans
     except ValueError as error:
         reader.fail(str(error))
 

@@ -25,10 +25,13 @@ def file_streams(recipe: Recipe, folder: Path) -> dict[int, Path]:
     """The numbers of a recipe's streams of files, and where the latents of each go.
 
     Raises:
-        UsageError: it has none, or trains a VAE.
+        UsageError: it has none, or trains a VAE or a text encoder.
     """
-    if recipe.kind == "vae":
-        raise UsageError(f"{recipe.name} trains a VAE: latents are for what is trained on them")
+    if recipe.kind not in ("denoiser", "unet"):
+        raise UsageError(
+            f"{recipe.name} is of kind {recipe.kind!r}: latents are for what is trained on them, a "
+            "denoiser or unet"
+        )
     numbers = [n for n, stream in enumerate(recipe.data) if stream.files is not None]
     if not numbers:
         raise UsageError(f"{recipe.name} has no data of files: set data.0.files.path=FOLDER")

@@ -9,6 +9,8 @@ from statefilm.training.tasks import DenoiserTask, Task
 
 __all__ = ["check_compile", "distribute", "sequence_lengths"]
 
+WHOLE = {"vae": "a VAE", "text": "a text encoder"}  # kinds that are not split over processes
+
 
 def distribute(task: Task, recipe: Recipe, ranks: Ranks) -> None:
     """Split tokens and parameters of a task's modules over the processes, as the recipe says.
@@ -28,10 +30,10 @@ def distribute(task: Task, recipe: Recipe, ranks: Ranks) -> None:
             )
     if not ranks.in_step:
         return
-    if recipe.kind == "vae":
+    if recipe.kind in WHOLE:
         raise UsageError(
-            f"parallel.shard {ranks.shard} x context {ranks.context}: a VAE is trained whole on "
-            "each process; use parallel.replicate"
+            f"parallel.shard {ranks.shard} x context {ranks.context}: {WHOLE[recipe.kind]} is "
+            "trained whole on each process; use parallel.replicate"
         )
     check_compile(ranks.context, recipe)
     assert ranks.groups is not None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from statefilm.errors import UsageError
 from statefilm.models import UNET_PRESETS, HTHTransformer, TemporalSSMUNet, build
 from statefilm.models.flops import token_grid
 from statefilm.training.batches import Batch
@@ -24,7 +25,7 @@ from statefilm.training.parallel import Ranks
 from statefilm.training.parallel.apply import sequence_lengths
 from statefilm.training.planning.ledger import Counts, count
 from statefilm.training.planning.sources import planned_sources, planned_vae, without_weights
-from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe
+from statefilm.training.recipe import DenoiserRecipe, Recipe, TextRecipe, UNetRecipe
 from statefilm.training.recipe import Optimizer as OptimizerSection
 from statefilm.training.sources import Size, Source
 from statefilm.training.tasks import DiffusionTask, Task, VAETask, build_task
@@ -128,6 +129,11 @@ def recipe_shell(recipe: Recipe) -> Shell:
     Raises:
         ValueError, FileNotFoundError: as of `build_task` and `without_weights`.
     """
+    if isinstance(recipe, TextRecipe):
+        raise UsageError(
+            f"{recipe.name} is of kind 'text', whose memory is not planned; valid: denoiser, unet, "
+            "vae"
+        )
     sources = planned_sources(recipe)
     recipe, meta = without_weights(recipe), torch.device("meta")
     with meta, warnings.catch_warnings():

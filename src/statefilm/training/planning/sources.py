@@ -131,7 +131,7 @@ def _text(source: TextSource) -> TextSource:
     if before is not None:
         first = _text(_section(before, "text", source.init_from))
         here = {"train": source.train, "max_length": source.max_length}
-        return first.model_copy(update=here)
+        return TextSource(**{**first.model_dump(), **here})
     preset = _promised(source.init_from, TEXT_PRESETS)
     config = TEXT_PRESETS[preset] if preset else _config(source.init_from, "text_encoder")
     fields = {name: config[name] for name in TEXT_FIELDS if name in config}

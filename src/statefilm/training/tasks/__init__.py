@@ -1,4 +1,4 @@
-"""What a run trains: a denoiser, a video U-Net or a VAE. The loop is the same for all."""
+"""What a run trains, by the kind of its recipe. The loop is the same for all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,16 @@ from diffusers import ModelMixin
 from statefilm.errors import UsageError
 from statefilm.training.opening import open_sources
 from statefilm.training.parallel import Ranks
-from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe, VAERecipe
+from statefilm.training.recipe import DenoiserRecipe, Recipe, TextRecipe, UNetRecipe, VAERecipe
 from statefilm.training.sources import Source
 from statefilm.training.tasks.denoiser import DenoiserTask
 from statefilm.training.tasks.diffusion import DiffusionTask
 from statefilm.training.tasks.task import Task
+from statefilm.training.tasks.text import TextTask
 from statefilm.training.tasks.unet import UNetTask
 from statefilm.training.tasks.vae import VAETask
 
-__all__ = ["DenoiserTask", "DiffusionTask", "Task", "UNetTask", "VAETask", "build_task"]
+__all__ = ["DenoiserTask", "DiffusionTask", "Task", "TextTask", "UNetTask", "VAETask", "build_task"]
 
 
 def build_task(
@@ -41,6 +42,8 @@ def build_task(
         sources = open_sources(recipe, folder)
     if isinstance(recipe, VAERecipe):
         return VAETask(recipe, device, ranks, sources)
+    if isinstance(recipe, TextRecipe):
+        return TextTask(recipe, device, ranks, sources, vocabulary)
     if isinstance(recipe, UNetRecipe):
         return UNetTask(recipe, device, ranks, sources, vocabulary)
     if isinstance(recipe, DenoiserRecipe):

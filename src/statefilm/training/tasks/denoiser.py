@@ -28,7 +28,8 @@ from statefilm.training.parallel import Ranks
 from statefilm.training.randomness import seed_of
 from statefilm.training.recipe import DenoiserRecipe, ModelSource
 from statefilm.training.sources import Size, Source, check_sizes
-from statefilm.training.tasks.diffusion import DiffusionDraw, DiffusionTask, TextStates, load_part
+from statefilm.training.tasks.diffusion import DiffusionDraw, DiffusionTask
+from statefilm.training.tasks.text_states import TextStates, load_part
 
 __all__ = ["DenoiserTask", "build_transformer"]
 
