@@ -2,6 +2,8 @@
 
 import json
 import logging
+from contextlib import chdir
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,11 +53,10 @@ def assert_same_run(first, second, step):
 def smoke_runs(tmp_path_factory):
     """The working folder with two steps of the recipes that others start from, in `runs`."""
     folder = tmp_path_factory.mktemp("smoke")
-    runs = folder / "runs"
-    before: list[str] = []
-    for name in ("smoke_world_t2i", "smoke_world_t2v", "smoke_world_joint"):
-        train(load_recipe(name, ["steps=2", *before]), runs / name)
-        before = [f"{part}.init_from={runs / name}" for part in ("model", "text")]
+    with chdir(folder):
+        for stage in ("t2i", "t2v", "joint", "refine", "text", "bind"):
+            name = f"smoke_world_{stage}"
+            train(load_recipe(name, ["steps=2", "samples.every_steps=0"]), Path("runs") / name)
     return folder
 
 

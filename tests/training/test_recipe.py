@@ -14,6 +14,7 @@ SMOKED = (
     "world_vae",
     "world_text",
     "world_bind",
+    "world_finish",
     "clips_maze",
     "clips_balls",
 )

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from statefilm import HTHPipeline
 from statefilm.errors import UsageError
+from statefilm.models.text import load_text_encoder
 from statefilm.models.vae import load_vae
 from statefilm.pipelines import VideoDiffusionPipeline
 from statefilm.training import Trainer, load_recipe, shipped_recipes
@@ -49,9 +50,12 @@ def test_every_smoke_recipe_trains_samples_and_saves_a_model(
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
     suffix = ".mp4" if recipe.samples.num_frames > 1 else ".png"
+    suffix = ".jsonl" if recipe.kind == "text" else suffix
     assert [path.name for path in (tmp_path / "samples").iterdir()] == [f"step-00000002{suffix}"]
     if recipe.kind == "vae":
         assert load_vae(saved).config.scaling_factor != 1
+    elif recipe.kind == "text":
+        assert load_text_encoder(saved)[1].config.d_model == 32
     elif recipe.kind == "unet":
         pipe = VideoDiffusionPipeline.from_pretrained(saved)
         pipe.set_progress_bar_config(disable=True)
