@@ -7,6 +7,7 @@ from statefilm.experiments import STUDIES, shortened
 from statefilm.experiments.catalogue import MINUTES
 from statefilm.experiments.study import flops_of_step
 from statefilm.models import build
+from statefilm.models.vae import build_vae
 
 FREE = [name for name, study in STUDIES.items() if study.before is None]
 
@@ -52,6 +53,17 @@ def test_arms_of_equal_time_stop_by_the_clock():
     assert {(recipe.max_minutes, recipe.optimizer.schedule_by) for recipe in recipes} == {
         (MINUTES, "time")
     }
+
+
+def test_arms_on_latents_begin_with_a_vae_and_have_as_many_tokens(tmp_path):
+    study = STUDIES["latents"]
+    build_vae("world_vae").save_pretrained(tmp_path / "vae")
+    arms = {arm: study.recipe_of(arm, 0, str(tmp_path)) for arm in study.arms}
+    assert study.before.recipe_for(0).kind == "vae"
+    assert [recipe.vae for recipe in arms.values()] == [None, str(tmp_path), str(tmp_path)]
+    # The blocks do the same; what differs is the stem and head of pixels.
+    pixels, *latents = (flops_of_step(recipe) for recipe in arms.values())
+    assert 0.8 < latents[0] / pixels < 1 and latents[0] == latents[1]
 
 
 def test_added_blocks_cost_what_blocks_cost(tmp_path):

@@ -51,6 +51,13 @@ _MIXERS = {
     "attention": _DIT,
 }
 
+# As many tokens of latents, 4 x 4 pixels each, as of pixels.
+_LATENTS = {
+    "model.overrides.in_channels": 8,
+    "model.overrides.patch_embed": "plain",
+    "model.overrides.patch_size": [2, 1, 1],
+}
+
 _STUDIES = (
     Study(
         "dit",
@@ -163,6 +170,31 @@ _STUDIES = (
         _MIXERS,
         baseline="Hydra",
         equal="flops",
+    ),
+    Study(
+        "latents",
+        "Do the latents of a trained VAE serve a small model better than pixels in as much time?",
+        # The VAE's own training is on nobody's account.
+        {
+            "pixels": {**timed(MINUTES), "compile": "none"},
+            "latents": {**timed(MINUTES), "compile": "none", **_LATENTS},
+            "latents, less noise": {
+                **timed(MINUTES),
+                "compile": "none",
+                **_LATENTS,
+                "objective.timesteps": {"logit_normal": [{"mean": 0.0, "std": 1.0}]},
+                "objective.shift": 1,
+            },
+        },
+        baseline="pixels",
+        steps=MANY_STEPS,
+        equal="minutes",
+        before=Stage(
+            "experiment_vae",
+            steps=4000,
+            fills=("vae",),
+            arms=("latents", "latents, less noise"),
+        ),
     ),
     Study(
         "mixer-time",

@@ -111,6 +111,8 @@ def how(study: Study, arms: Arms) -> str:
     seeds = sorted({one.seed for own in arms.values() for one in own})
     before = study.before
     stage = "" if before is None else f" after {before.steps} steps of `{before.recipe}`"
+    if before is not None and before.arms:
+        stage += f" ({', '.join(before.arms)} alone)"
     alike = {
         "steps": "All arms took the same steps on the same samples.",
         "flops": "All arms spent the same operations in the denoiser's forward passes.",

@@ -23,13 +23,13 @@ from statefilm.evaluation.world import Metric
 from statefilm.experiments.judging import judge_clips, judge_world
 from statefilm.experiments.study import (
     ClipMeasures,
-    DiffusionRecipe,
     Measures,
     Study,
     flops_of_step,
 )
 from statefilm.training import Trainer
 from statefilm.training.batches import Batches
+from statefilm.training.recipe import Recipe
 from statefilm.training.streams import Stream
 from statefilm.training.tasks.diffusion import DiffusionTask
 
@@ -186,7 +186,7 @@ def arm_folder(folder: Path, arm: str, seed: int) -> Path:
     return folder / re.sub(r"[^\w.-]+", "-", arm) / f"seed-{seed}"
 
 
-def _check_run(run: Path, recipe: DiffusionRecipe) -> None:
+def _check_run(run: Path, recipe: Recipe) -> None:
     """Raise where a run of another recipe would be gone on with."""
     file = run / "recipe.yaml"
     if file.is_file() and yaml.safe_load(file.read_text("utf-8")) != recipe.model_dump(mode="json"):

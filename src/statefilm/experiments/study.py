@@ -13,9 +13,11 @@ from statefilm.models import HTHTransformer, TemporalSSMUNet, build
 from statefilm.models.flops import forward_flops
 from statefilm.models.plan import add_temporal
 from statefilm.models.unet.cost import forward_flops as unet_flops
+from statefilm.models.vae import latent_shape, load_vae
 from statefilm.pipelines import resolve_model
+from statefilm.pipelines.loading import vae_folder
 from statefilm.training import load_recipe
-from statefilm.training.recipe import DenoiserRecipe, UNetRecipe
+from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe
 
 MANY_STEPS = 1_000_000  # more than any minutes allow
 
@@ -73,7 +75,7 @@ class Study:
         equal: what the arms have in common: "steps" (the same samples), "flops" (of the denoiser's
             forward pass, samples times operations), or "minutes" (of training on this machine,
             which the arms' recipes bound).
-        before: the study's first stage, trained once a seed, whose weights all arms start from.
+        before: the study's first stage, trained once a seed, whose weights arms start from.
         measures: how arms are judged.
         headline: the figure that the page's sentence is about.
         also: figures that it tells of, too.
@@ -101,8 +103,8 @@ class Study:
             source: the folder of the first stage's run, where there is one.
         """
         changes = dict(self.arms[arm])
-        if source is not None:
-            changes |= {"model.init_from": source, "text.init_from": source}
+        if source is not None and self.before is not None:
+            changes |= self.before.given_to(arm, source)
         recipe = _recipe(self.recipe, changes, seed, self.steps)
         if self.equal != "flops" or arm == self.baseline:
             return recipe
@@ -112,26 +114,41 @@ class Study:
 
 @dataclass(frozen=True)
 class Stage:
-    """Training that comes before a study's arms."""
+    """Training that comes before a study's arms.
+
+    Attributes:
+        fills: the fields of an arm's recipe that name the stage's run.
+        arms: those that begin with it; empty is all.
+    """
 
     recipe: str
     steps: int
     changes: Changes = field(default_factory=dict)
+    fills: tuple[str, ...] = ("model.init_from", "text.init_from")
+    arms: tuple[str, ...] = ()
 
-    def recipe_for(self, seed: int) -> DiffusionRecipe:
+    def recipe_for(self, seed: int) -> Recipe:
         """The stage's recipe."""
-        return _recipe(self.recipe, self.changes, seed, self.steps)
+        return _load(self.recipe, self.changes, seed, self.steps)
+
+    def given_to(self, arm: str, run: str) -> Changes:
+        """What an arm's recipe takes from the stage's run."""
+        return dict.fromkeys(self.fills, run) if not self.arms or arm in self.arms else {}
 
 
 def flops_of_step(recipe: DiffusionRecipe) -> float:
-    """Operations of the denoiser's forward pass in a step of a recipe on pixels, on average."""
+    """Operations of the denoiser's forward pass in a step of a recipe, on average."""
     config = _denoiser_config(recipe)
+    vae = None
+    if isinstance(recipe, DenoiserRecipe) and recipe.vae is not None:
+        vae = load_vae(vae_folder(recipe.vae))
     count = unet_flops if isinstance(recipe, UNetRecipe) else forward_flops
     text_tokens = 0 if recipe.text is None else recipe.text.max_length
     total = 0.0
     for stream in recipe.data:
-        size = (stream.drawn.num_frames, stream.drawn.size, stream.drawn.size)
-        flops = sum(count(config, size, text_tokens).values())
+        drawn = stream.drawn
+        shape = latent_shape(vae, drawn.num_frames, drawn.size, drawn.size)
+        flops = sum(count(config, shape[1:], text_tokens).values())
         total += stream.weight * stream.batch_size * flops
     return total / sum(stream.weight for stream in recipe.data)
 
@@ -176,8 +193,12 @@ def shortened(study: Study, share: float) -> Study:
 
 
 def _recipe(base: str, changes: Changes, seed: int, steps: int) -> DiffusionRecipe:
-    settings = {**changes, "seed": seed, "steps": steps}
-    # JSON is YAML, which the changes of a recipe are written in.
-    recipe = load_recipe(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    recipe = _load(base, changes, seed, steps)
     assert isinstance(recipe, DenoiserRecipe | UNetRecipe)
     return recipe
+
+
+def _load(base: str, changes: Changes, seed: int, steps: int) -> Recipe:
+    settings = {**changes, "seed": seed, "steps": steps}
+    # JSON is YAML, which the changes of a recipe are written in.
+    return load_recipe(base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
