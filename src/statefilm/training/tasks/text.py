@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mode
 
 import torch
 import torch.nn.functional as F
@@ -107,20 +108,20 @@ class TextTask(Task):
     def sample(self, folder: Path, step: int) -> None:
         """Some captions, and what is read at the words of each thing in them."""
         captions = self.batches.batch(0, 0).captions[:SHOWN]
-        answers = self._answers(captions)
-        best = [answer.argmax(-1).tolist() for answer in answers]
+        best = [answer.argmax(-1).tolist() for answer in self._answers(captions)]
         lines = []
         for row, caption in enumerate(captions):
             words, things = tokenize(caption), []
             for span in parse_spans(caption)[1]:
-                told = {}
-                for (name, values), found in zip(PROPERTIES.items(), best, strict=True):
-                    each = found[row][span]
-                    told[name] = values[max(set(each), key=each.count)]
+                told = {
+                    name: values[mode(found[row][span])]
+                    for (name, values), found in zip(PROPERTIES.items(), best, strict=True)
+                    if found[row][span]  # the caption may be cut before
+                }
                 things.append({"words": " ".join(words[span]), **told})
-            lines.append(json.dumps({"caption": caption, "read": things}))
+            lines.append(json.dumps({"caption": caption, "read": things}) + "\n")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"step-{step:08d}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        (folder / f"step-{step:08d}.jsonl").write_text("".join(lines), "utf-8")
 
     def _answers(self, captions: list[str]) -> list[Tensor]:
         """Logits [B, S, values] of each property, float32."""
