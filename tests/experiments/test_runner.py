@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from PIL import Image
 
 from statefilm.cli.main import run
 from statefilm.errors import UsageError
@@ -71,6 +72,17 @@ def test_what_is_done_is_not_done_again(toy, done):
         run_study(toy, folder, [0], arms=["W"])
 
 
+def test_a_run_of_the_same_recipe_is_taken_from_another_study(toy, done):
+    folder, outcomes, _ = done
+    alike = replace(toy, arms={"the same": toy.arms["V"]}, baseline="the same")
+    alike = replace(alike, measures=replace(toy.measures, scales=(1.0,), loss_samples=2))
+    (taken,) = run_study(alike, folder.parent / "alike", [1])
+    assert taken.seconds == outcomes[3].seconds
+    assert "single_object.strict@1.5" not in taken.metrics
+    (fresh,) = run_study(replace(alike, steps=1), folder.parent / "fresh", [1])
+    assert fresh.seconds != taken.seconds and fresh.steps == 1
+
+
 def test_a_run_of_another_recipe_is_not_gone_on_with(toy, done, tmp_path):
     folder, _, _ = done
     shutil.copytree(folder / "H", tmp_path / "H")
@@ -86,7 +98,11 @@ def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):
     page = write_report(toy, outcomes, folder, tmp_path)
     text = page.read_text("utf-8")
     assert text.startswith("# Study: scan\n")
-    assert "Against H, at this budget and with 2 seeds: in single_object.strict " in text
+    found = "Against H, at this budget and with 2 seeds: in single_object.strict "
+    assert text.split("## Found\n\n")[1].startswith(found)
+    assert '"a red circle", "a green square"' in text.split("## Samples")[1]
+    with Image.open(tmp_path / "scan" / "samples-0.png") as picture:
+        assert picture.width > 320
     for part in ("## Training", "## Figures", "single_object.strict@1.5", "`experiment_t2i`"):
         assert part in text
     pictures = {file.name for file in (tmp_path / "scan").iterdir()}

@@ -8,6 +8,7 @@ from statefilm.experiments.catalogue import MINUTES
 from statefilm.experiments.study import flops_of_step
 from statefilm.models import build
 from statefilm.models.vae import build_vae
+from statefilm.training import load_recipe
 
 FREE = [name for name, study in STUDIES.items() if study.before is None]
 
@@ -17,7 +18,7 @@ def test_every_arm_is_a_recipe_that_changes_what_it_says(name):
     study = STUDIES[name]
     assert study.baseline in study.arms
     base = study.recipe_of(study.baseline, seed=3)
-    assert base.steps == study.steps and base.seed == 3
+    assert base.seed == 3
     for arm in study.arms:
         recipe = study.recipe_of(arm, seed=3)
         assert recipe.data == base.data and recipe.objective == base.objective
@@ -33,9 +34,11 @@ def test_arms_of_equal_flops_spend_the_same(name):
     spent = [recipe.steps * flops_of_step(recipe) for recipe in recipes]
     assert max(spent) / min(spent) < 1.001
     assert len({recipe.steps for recipe in recipes}) > 1
+    shipped = load_recipe(study.recipe)
+    assert spent[0] == pytest.approx(study.steps * flops_of_step(shipped), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["dit", "mixer", "mixer-time", "position"])
+@pytest.mark.parametrize("name", ["dit", "ratio", "mixer", "mixer-time", "position"])
 def test_arms_have_the_same_size(name):
     study = STUDIES[name]
     sizes = []
@@ -76,7 +79,7 @@ def test_added_blocks_cost_what_blocks_cost(tmp_path):
         flops_of_step(study.recipe_of(arm, 0, str(tmp_path / "before")))
         for arm in ("none", "none, 4 added")
     ]
-    assert 1.25 < costs[1] / costs[0] < 1.45
+    assert 1.2 < costs[1] / costs[0] < 1.4  # four blocks beside eleven, a stem and a head
 
 
 def test_a_study_by_the_clock_is_shortened_in_minutes():

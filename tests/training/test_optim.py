@@ -7,6 +7,7 @@ import torch
 
 from statefilm.models import build
 from statefilm.models.text import build_text_encoder
+from statefilm.training import muon
 from statefilm.training.optim import Optimizers, learning_rate_factor
 from statefilm.training.recipe import Optimizer
 
@@ -66,6 +67,24 @@ def test_muon_takes_the_matrices_inside_blocks_and_nothing_else():
         "text_encoder.shared.weight",
     ):
         assert name not in muon
+
+
+def test_matrices_in_batches_step_as_those_of_torch_one_by_one(monkeypatch):
+    monkeypatch.setattr(muon, "TOGETHER", 3 * 12 * 8)  # so that one shape needs two batches
+    torch.manual_seed(0)
+    shapes = [(12, 8), (8, 12), (12, 8), (8, 8), (12, 8), (12, 8), (30, 20)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    torchs = [torch.nn.Parameter(one.detach().clone()) for one in ours]
+    options = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9}
+    optimizers = [muon.SharedMuon(ours, **options), torch.optim.Muon(torchs, **options)]
+    for _ in range(3):
+        for mine, theirs in zip(ours, torchs, strict=True):
+            mine.grad = torch.randn(mine.shape)
+            theirs.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        for mine, theirs in zip(ours, torchs, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

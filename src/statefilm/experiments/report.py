@@ -1,12 +1,12 @@
-"""A study's page: how it was made, tables, a plot, samples, and one sentence of what was found."""
+"""A study's page: how it was made, tables, a plot, samples, and at last what was found."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from statefilm.evaluation.speed import machine
 from statefilm.evaluation.speed.report import Row, markdown
@@ -17,10 +17,13 @@ from statefilm.experiments.comparison import (
     mean_loss,
     pooled,
 )
+from statefilm.experiments.judging import SAMPLE_CLIPS, SAMPLE_PROMPTS
 from statefilm.experiments.runner import LEVELS, Outcome, arm_folder
-from statefilm.experiments.study import Study
+from statefilm.experiments.study import ClipMeasures, Study
 
 Arms = dict[str, list[Outcome]]
+
+WIDTH = 640  # pixels of a page's pictures of samples
 
 
 def write_report(study: Study, outcomes: Sequence[Outcome], runs: Path, folder: Path) -> Path:
@@ -35,9 +38,9 @@ def write_report(study: Study, outcomes: Sequence[Outcome], runs: Path, folder: 
     sections = [
         f"# Study: {study.name}",
         study.question,
-        f"**{finding(study, arms)}**",
         f"`statefilm experiment {study.name}` with {how(study, arms)}",
         *body(study, arms, runs, folder / study.name),
+        f"## Found\n\n{finding(study, arms)}",
     ]
     page = folder / f"{study.name}.md"
     page.write_text("\n\n".join(sections) + "\n", "utf-8")
@@ -170,13 +173,30 @@ def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) ->
 
 
 def _samples(study: Study, arms: Arms, runs: Path, pictures: Path) -> str:
-    lines = ["The same prompts and seeds in every arm.", ""]
+    lines = [_what_is_shown(study), ""]
     for index, (arm, own) in enumerate(arms.items()):
         source = arm_folder(runs, arm, own[0].seed) / "samples.png"
         if source.is_file():
-            shutil.copyfile(source, pictures / f"samples-{index}.png")
+            _enlarge(source, pictures / f"samples-{index}.png")
             lines.append(f"- {arm}: ![samples of {arm}]({pictures.name}/samples-{index}.png)")
     return "\n".join(lines)
+
+
+def _what_is_shown(study: Study) -> str:
+    """The sentence above the samples."""
+    if isinstance(study.measures, ClipMeasures):
+        return "The same noise in every arm."
+    prompts = SAMPLE_CLIPS if study.measures.clips else SAMPLE_PROMPTS
+    told = ", ".join(f'"{prompt}"' for prompt in prompts)
+    return f"The same noise in every arm, and the same prompts: {told}."
+
+
+def _enlarge(source: Path, target: Path) -> None:
+    """A picture as many times as large as the page has room for, its pixels left sharp."""
+    with Image.open(source) as picture:
+        times = max(1, WIDTH // picture.width)
+        size = (times * picture.width, times * picture.height)
+        picture.resize(size, Image.Resampling.NEAREST).save(target)
 
 
 def _plot(study: Study, arms: Arms, path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -70,7 +71,8 @@ def run_study(
     jobs: int = 1,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
-    """Train and measure every arm with every seed, seed by seed; what is there is not done again.
+    """Train and measure every arm with every seed, seed by seed; what is there is not done again,
+    nor are runs of the same recipe that other studies in the folder's parent have done.
 
     Args:
         folder: of the study; an arm's run and results are in "<arm>/seed-<n>".
@@ -140,6 +142,7 @@ def train_before(study: Study, seed: int, folder: Path) -> Path:
     assert study.before is not None
     run = folder / "before" / f"seed-{seed}"
     recipe = study.before.recipe_for(seed)
+    _borrow(run, recipe, folder.parent)
     _check_run(run, recipe)
     Trainer(recipe, run, quiet=True).fit()
     return run
@@ -154,6 +157,7 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
     made_with = {"recipe": recipe.model_dump(mode="json"), "measures": _plain(study.measures)}
     if file.is_file():
         return _read(file, made_with)
+    _borrow(place / "run", recipe, folder.parent)
     _check_run(place / "run", recipe)
     trainer = Trainer(recipe, place / "run", quiet=True)
     trained = trainer.fit()
@@ -184,6 +188,23 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
 def arm_folder(folder: Path, arm: str, seed: int) -> Path:
     """Where an arm's run and results are."""
     return folder / re.sub(r"[^\w.-]+", "-", arm) / f"seed-{seed}"
+
+
+def _borrow(run: Path, recipe: Recipe, studies: Path) -> None:
+    """Copy the finished run of an arm with the same recipe, of whichever study of a folder.
+
+    Args:
+        run: where it goes; left alone if it is there.
+    """
+    if run.exists():
+        return
+    for outcome in sorted(studies.glob("*/*/seed-*/outcome.json")):
+        if json.loads(outcome.read_text("utf-8"))["recipe"] == recipe.model_dump(mode="json"):
+            part = run.with_name(f"{run.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(outcome.with_name("run"), part)
+            os.replace(part, run)
+            return
 
 
 def _check_run(run: Path, recipe: Recipe) -> None:

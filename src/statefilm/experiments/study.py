@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from statefilm.data.world.tasks import T2I_TASKS
 from statefilm.models import HTHTransformer, TemporalSSMUNet, build
 from statefilm.models.flops import forward_flops
 from statefilm.models.plan import add_temporal
@@ -19,6 +20,7 @@ from statefilm.pipelines.loading import vae_folder
 from statefilm.training import load_recipe
 from statefilm.training.recipe import DenoiserRecipe, Recipe, UNetRecipe
 
+STEPS = 2400  # those of experiment_t2i, with which all studies of images begin
 MANY_STEPS = 1_000_000  # more than any minutes allow
 
 Changes = Mapping[str, Any]
@@ -38,7 +40,7 @@ class Measures:
         seams: whether borders of tokens show, at each scale; see `evaluation.world.seams`.
     """
 
-    tasks: tuple[str, ...] = ("single_object", "colors", "two_object", "position")
+    tasks: tuple[str, ...] = T2I_TASKS
     images_per_task: int = 96
     clips: int = 0
     scales: tuple[float, ...] = (1.0,)
@@ -71,10 +73,10 @@ class Study:
         recipe: the shipped recipe that all arms change.
         arms: name to the fields that the arm changes, as "model.overrides.dim" to value.
         baseline: the arm that the others are compared with.
-        steps: of the baseline.
+        steps: of the recipe as it is shipped.
         equal: what the arms have in common: "steps" (the same samples), "flops" (of the denoiser's
-            forward pass, samples times operations), or "minutes" (of training on this machine,
-            which the arms' recipes bound).
+            forward pass, samples times operations: as many as those `steps` take), or "minutes" (of
+            training on this machine, which the arms' recipes bound).
         before: the study's first stage, trained once a seed, whose weights arms start from.
         measures: how arms are judged.
         headline: the figure that the page's sentence is about.
@@ -86,7 +88,7 @@ class Study:
     arms: Mapping[str, Changes]
     baseline: str
     recipe: str = "experiment_t2i"
-    steps: int = 3000
+    steps: int = STEPS
     equal: Literal["steps", "flops", "minutes"] = "steps"
     before: Stage | None = None
     measures: Measures | ClipMeasures = field(default_factory=Measures)
@@ -106,9 +108,10 @@ class Study:
         if source is not None and self.before is not None:
             changes |= self.before.given_to(arm, source)
         recipe = _recipe(self.recipe, changes, seed, self.steps)
-        if self.equal != "flops" or arm == self.baseline:
+        if self.equal != "flops" or not changes:
             return recipe
-        share = flops_of_step(self.recipe_of(self.baseline, seed, source)) / flops_of_step(recipe)
+        shipped = _recipe(self.recipe, {}, seed, self.steps)
+        share = flops_of_step(shipped) / flops_of_step(recipe)
         return _recipe(self.recipe, changes, seed, round(share * self.steps))
 
 

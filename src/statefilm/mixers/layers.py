@@ -49,14 +49,16 @@ def _fused(x: Tensor) -> bool:
 def depthwise_conv(x: Tensor, conv: nn.Conv1d, *, left: int, right: int) -> Tensor:
     """Depthwise convolution along the length of [batch, length, channels], zero-padded."""
     channels, length = x.shape[2], x.shape[1]
-    weight = conv.weight.to(x.dtype)
-    bias = None if conv.bias is None else conv.bias.to(x.dtype)
     padded = F.pad(x, (0, 0, left, right))
     if torch.compiler.is_compiling():
-        # A sum of shifted products fuses with its neighbours; a convolution would not.
-        shifted = [padded[:, k : k + length] * weight[:, 0, k] for k in range(weight.shape[-1])]
-        y = torch.stack(shifted).sum(0)
-        return y if bias is None else y + bias
+        # A sum of shifted products fuses with its neighbours; a convolution would not. Taps lie in
+        # rows, since loops over the channels of a strided tap would not be vectorized.
+        taps = conv.weight[:, 0].mT.contiguous().float()
+        shifted = (padded[:, k : k + length].float() * tap for k, tap in enumerate(taps.unbind()))
+        y = sum(shifted, torch.zeros(()) if conv.bias is None else conv.bias.float())
+        return y.to(x.dtype)
+    weight = conv.weight.to(x.dtype)
+    bias = None if conv.bias is None else conv.bias.to(x.dtype)
     # As a 2-D convolution of height one: CPUs have a fast kernel for it, and none for 1-D.
     y = F.conv2d(padded.mT.unsqueeze(2), weight.unsqueeze(2), bias, groups=channels)
     return y.squeeze(2).mT

@@ -1,8 +1,9 @@
-"""Muon over several processes: each matrix is orthogonalised once in all, by one of them."""
+"""Muon with small matrices in batches, and over several processes, each of which does its share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +11,20 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Muon
-from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+from torch.optim._muon import _adjust_lr
 
 from statefilm.training.parallel.sharding import local
 
 __all__ = ["SharedMuon"]
 
+TOGETHER = 2**20  # elements of a batch of matrices
+
+Work = Callable[[Sequence[Tensor]], list[Tensor]]
+
 
 class SharedMuon(Muon):
-    """torch's Muon (Jordan et al. 2024); alone, it is just that.
+    """torch's Muon (Jordan et al. 2024), which does one matrix after the other; here small ones of
+    one shape are a batch.
 
     Over several processes the matrices are dealt out to them. Where all processes have all
     gradients, each sends the matrices that it has orthogonalised. Where the gradients are sharded,
@@ -30,8 +36,6 @@ class SharedMuon(Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update the parameters."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return super().step(closure)
         for group in self.param_groups:
             parameters: list[Tensor] = []
             gradients: list[Tensor] = []
@@ -54,14 +58,11 @@ def _orthogonalise(
     parameters: Sequence[Tensor], updates: Sequence[Tensor], group: dict[str, Any]
 ) -> list[Tensor]:
     """This process's rows of each orthogonalised update."""
-
-    def work(matrix: Tensor) -> Tensor:
-        return _zeropower_via_newtonschulz(
-            matrix, group["ns_coefficients"], group["ns_steps"], group["eps"]
-        ).contiguous()
-
     if not parameters:
         return []
+    work = partial(_zeroth_powers, group=group)
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return work(updates)
     first = parameters[0]
     if not isinstance(first, DTensor):
         return _replicated(updates, work)
@@ -69,17 +70,51 @@ def _orthogonalise(
     return _sharded([p.shape for p in parameters], updates, work, mesh.get_group(mesh.ndim - 1))
 
 
-def _replicated(updates: Sequence[Tensor], work: Any) -> list[Tensor]:
+def _zeroth_powers(matrices: Sequence[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """Matrices orthogonalised, those of one shape together."""
+    places: dict[torch.Size, list[int]] = {}
+    for place, matrix in enumerate(matrices):
+        places.setdefault(matrix.shape, []).append(place)
+    done = list(matrices)
+    for shape, own in places.items():
+        count = max(1, TOGETHER // shape.numel())
+        for start in range(0, len(own), count):
+            part = own[start : start + count]
+            powers = _newton_schulz(torch.stack([matrices[place] for place in part]), group)
+            for place, power in zip(part, powers.contiguous(), strict=True):
+                done[place] = power
+    return done
+
+
+def _newton_schulz(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """A batch [n, rows, columns] with singular values near one, in bfloat16.
+
+    Source: Jordan et al. 2024; as torch does it for one matrix, `_zeropower_via_newtonschulz`.
+    """
+    x = matrices.bfloat16()
+    is_tall = x.shape[1] > x.shape[2]
+    if is_tall:
+        x = x.mT
+    norms = torch.stack([one.norm() for one in x])
+    x = x / norms.clamp(min=group["eps"])[:, None, None]
+    a, b, c = group["ns_coefficients"]
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
+
+
+def _replicated(updates: Sequence[Tensor], work: Work) -> list[Tensor]:
     """Each process does its share of the matrices and gives them to all."""
     size, rank = dist.get_world_size(), dist.get_rank()
     owners = _deal([u.numel() for u in updates], size)
     counts = [
         sum(u.numel() for u, o in zip(updates, owners, strict=True) if o == r) for r in range(size)
     ]
-    mine = [work(u).flatten() for u, owner in zip(updates, owners, strict=True) if owner == rank]
+    mine = work([u for u, owner in zip(updates, owners, strict=True) if owner == rank])
     sent = updates[0].new_zeros(max(counts), dtype=torch.bfloat16)
     if mine:
-        sent[: counts[rank]] = torch.cat(mine)
+        sent[: counts[rank]] = torch.cat([direction.flatten() for direction in mine])
     received = [torch.empty_like(sent) for _ in range(size)]
     dist.all_gather([_bytes(r) for r in received], _bytes(sent))
     offsets, directions = [0] * size, []
@@ -91,7 +126,7 @@ def _replicated(updates: Sequence[Tensor], work: Any) -> list[Tensor]:
 
 
 def _sharded(
-    shapes: Sequence[torch.Size], updates: Sequence[Tensor], work: Any, group: dist.ProcessGroup
+    shapes: Sequence[torch.Size], updates: Sequence[Tensor], work: Work, group: dist.ProcessGroup
 ) -> list[Tensor]:
     """Rows go to the process that does their matrix, and come back from it."""
     size, rank = group.size(), group.rank()
@@ -108,10 +143,12 @@ def _sharded(
         part.split([rows[i][other] * shapes[i][1] for i in mine])
         for other, part in enumerate(parts)
     ]
-    done = [
-        work(torch.cat(piece).view(shapes[i]))
-        for i, piece in zip(mine, zip(*pieces, strict=True), strict=True)
-    ]
+    done = work(
+        [
+            torch.cat(piece).view(shapes[i])
+            for i, piece in zip(mine, zip(*pieces, strict=True), strict=True)
+        ]
+    )
     back = [
         matrix.split(rows[i])[other].flatten()
         for other in range(size)
