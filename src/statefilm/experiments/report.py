@@ -23,7 +23,7 @@ from statefilm.experiments.study import ClipMeasures, Study
 
 Arms = dict[str, list[Outcome]]
 
-WIDTH = 640  # pixels of a page's pictures of samples
+WIDTH, HEIGHT = 1040, 150  # pixels that a page has room for in pictures of samples
 
 
 def write_report(study: Study, outcomes: Sequence[Outcome], runs: Path, folder: Path) -> Path:
@@ -194,7 +194,7 @@ def _what_is_shown(study: Study) -> str:
 def _enlarge(source: Path, target: Path) -> None:
     """A picture as many times as large as the page has room for, its pixels left sharp."""
     with Image.open(source) as picture:
-        times = max(1, WIDTH // picture.width)
+        times = max(1, min(WIDTH // picture.width, HEIGHT // picture.height))
         size = (times * picture.width, times * picture.height)
         picture.resize(size, Image.Resampling.NEAREST).save(target)
 
