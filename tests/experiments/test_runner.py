@@ -13,6 +13,7 @@ from PIL import Image
 from statefilm.cli.main import run
 from statefilm.errors import UsageError
 from statefilm.experiments import STUDIES, Measures, run_study, write_report
+from statefilm.experiments import report
 from statefilm.experiments import study as studies
 from statefilm.experiments.runner import LEVELS, _workers
 
@@ -107,7 +108,15 @@ def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):
         assert part in text
     pictures = {file.name for file in (tmp_path / "scan").iterdir()}
     assert pictures == {"plot.png", "samples-0.png", "samples-1.png"}
-    assert "parity" not in text.split("## Figures")[1]
+    figures = text.split("## Figures")[1]
+    assert "parity" not in figures and ".seen" not in figures
+
+
+def test_strict_verdicts_have_rows_for_what_was_seen_and_held_out():
+    names = ["colors.strict", "colors.parity", "colors.soft.seen", "single_object.strict.seen"]
+    both = ["colors.strict.seen", "colors.strict.heldout"]
+    shown = [name for name in names + both if report._is_shown(name, names + both)]
+    assert shown == ["colors.strict", *both]
 
 
 def test_a_first_stage_is_trained_once_a_seed(toy, tmp_path):

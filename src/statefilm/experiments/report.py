@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -153,7 +153,8 @@ def _cost_table(study: Study, arms: Arms) -> str:
 
 def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) -> str:
     base = arms[study.baseline]
-    names = dict.fromkeys((study.headline, *filter(_is_shown, base[0].metrics)))
+    metrics = base[0].metrics
+    names = dict.fromkeys((study.headline, *(name for name in metrics if _is_shown(name, metrics))))
     rows: list[Row] = []
     for name in names:
         first = pooled(base, name)
@@ -223,9 +224,13 @@ def _plot(study: Study, arms: Arms, path: Path) -> bool:
     return True
 
 
-def _is_shown(metric: str) -> bool:
-    """Whether a figure has a row: those of kinds of prompts and of GenEval's rules have none."""
-    return not {"seen", "heldout", "parity"} & set(metric.split("@")[0].split("."))
+def _is_shown(metric: str, metrics: Collection[str]) -> bool:
+    """Whether a figure has a row: not GenEval's rules, and of kinds of prompts the strict verdicts
+    where there are both."""
+    parts = set(metric.split("@")[0].split("."))
+    if {"seen", "heldout"} & parts:
+        return "strict" in parts and metric.replace(".seen", ".heldout") in metrics
+    return "parity" not in parts
 
 
 def _against(arm: str, study: Study, difference: Difference | None, digits: int) -> str:
