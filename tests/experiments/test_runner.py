@@ -12,8 +12,7 @@ from PIL import Image
 
 from statefilm.cli.main import run
 from statefilm.errors import UsageError
-from statefilm.experiments import STUDIES, Measures, run_study, write_report
-from statefilm.experiments import report
+from statefilm.experiments import STUDIES, Measures, report, run_study, write_report
 from statefilm.experiments import study as studies
 from statefilm.experiments.runner import LEVELS, _workers
 
