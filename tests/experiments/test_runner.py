@@ -81,6 +81,9 @@ def test_a_run_of_the_same_recipe_is_taken_from_another_study(toy, done):
     assert "single_object.strict@1.5" not in taken.metrics
     (fresh,) = run_study(replace(alike, steps=1), folder.parent / "fresh", [1])
     assert fresh.seconds != taken.seconds and fresh.steps == 1
+    shutil.rmtree(folder.parent / "fresh" / "the-same" / "seed-1" / "run")
+    (anew,) = run_study(replace(alike, steps=1), folder.parent / "anew", [1])
+    assert anew.seconds != fresh.seconds and anew.losses == fresh.losses
 
 
 def test_a_run_of_another_recipe_is_not_gone_on_with(toy, done, tmp_path):

@@ -19,6 +19,7 @@ def test_every_arm_is_a_recipe_that_changes_what_it_says(name):
     assert study.baseline in study.arms
     base = study.recipe_of(study.baseline, seed=3)
     assert base.seed == 3
+    assert base.steps == study.steps or (study.equal == "flops" and study.arms[study.baseline])
     for arm in study.arms:
         recipe = study.recipe_of(arm, seed=3)
         assert recipe.data == base.data and recipe.objective == base.objective

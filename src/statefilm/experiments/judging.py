@@ -32,7 +32,7 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
     assert isinstance(study.measures, Measures)
     pipe = load_pipeline(trained, "float32", "cpu", kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
-    _save_samples(recipe, pipe, samples)
+    _save_samples(recipe, sample_prompts(study.measures), pipe, samples)
     measures, size = study.measures, recipe.data[0].drawn.size
     results = Results({})
     for scale in measures.scales:
@@ -71,10 +71,16 @@ def _kept(make: Generate) -> tuple[Generate, list[torch.Tensor]]:
     return generate, images
 
 
-def _save_samples(recipe: DiffusionRecipe, pipe: HTHPipeline, file: Path) -> None:
-    """A row of images, or of frames of clips, of the same prompts and seeds in every arm."""
+def sample_prompts(measures: Measures) -> list[str]:
+    """The prompts of the pictures of samples, the same in every arm of a study."""
+    return list(SAMPLE_CLIPS if measures.clips else SAMPLE_PROMPTS)
+
+
+def _save_samples(
+    recipe: DiffusionRecipe, prompts: list[str], pipe: HTHPipeline, file: Path
+) -> None:
+    """A row of images, or of frames of clips, from the same seeds in every arm."""
     frames = max(stream.drawn.num_frames for stream in recipe.data)
-    prompts = list(SAMPLE_PROMPTS if frames == 1 else SAMPLE_CLIPS)
     made: Any = pipe(prompts, num_frames=frames, generator=seed_generators(0, len(prompts)))
     clips = [[image] for image in made.images] if frames == 1 else made.frames
     shown = [clip[moment] for clip in clips for moment in range(0, frames, 4)]

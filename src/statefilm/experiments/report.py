@@ -17,7 +17,7 @@ from statefilm.experiments.comparison import (
     mean_loss,
     pooled,
 )
-from statefilm.experiments.judging import SAMPLE_CLIPS, SAMPLE_PROMPTS
+from statefilm.experiments.judging import sample_prompts
 from statefilm.experiments.runner import LEVELS, Outcome, arm_folder
 from statefilm.experiments.study import ClipMeasures, Study
 
@@ -187,8 +187,7 @@ def _what_is_shown(study: Study) -> str:
     """The sentence above the samples."""
     if isinstance(study.measures, ClipMeasures):
         return "The same noise in every arm."
-    prompts = SAMPLE_CLIPS if study.measures.clips else SAMPLE_PROMPTS
-    told = ", ".join(f'"{prompt}"' for prompt in prompts)
+    told = ", ".join(f'"{prompt}"' for prompt in sample_prompts(study.measures))
     return f"The same noise in every arm, and the same prompts: {told}."
 
 

@@ -199,10 +199,11 @@ def _borrow(run: Path, recipe: Recipe, studies: Path) -> None:
     if run.exists():
         return
     for outcome in sorted(studies.glob("*/*/seed-*/outcome.json")):
-        if json.loads(outcome.read_text("utf-8"))["recipe"] == recipe.model_dump(mode="json"):
-            part = run.with_name(f"{run.name}.part")
+        source, part = outcome.with_name("run"), run.with_name(f"{run.name}.part")
+        made_with = json.loads(outcome.read_text("utf-8")).get("recipe")
+        if source.is_dir() and made_with == recipe.model_dump(mode="json"):
             shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(outcome.with_name("run"), part)
+            shutil.copytree(source, part)
             os.replace(part, run)
             return
 
