@@ -190,6 +190,50 @@ def test_the_held_out_split_draws_only_that(num_frames):
     assert ways == {"pair", "triple" if num_frames == 1 else "speed"}
 
 
+PAIRS = {"two": 1, "color_attr": 1}
+MOVING_PAIRS = {"motion_two": 1}
+
+
+@pytest.mark.parametrize(("num_frames", "mix"), [(1, PAIRS), (3, MOVING_PAIRS)])
+def test_in_reading_order_the_first_named_begins_further_left_and_up(num_frames, mix):
+    options = {"num_frames": num_frames, "mix": mix, "split": "all"}
+    drawn, told = (
+        sample_batch(3, 0, 200, **options),
+        sample_batch(3, 0, 200, **options, order="reading"),
+    )
+    turned = 0
+    for scene, before, description in zip(
+        told.scenes, drawn.scenes, told.descriptions, strict=True
+    ):
+        first, second = scene.things
+        dx, dy = second.x - first.x, second.y - first.y
+        assert max((dx, dy), key=abs) >= 0
+        assert {first, second} == set(before.things)
+        assert tuple(group.shape for group in description.groups) == (first.shape, second.shape)
+        turned += scene != before
+    assert 60 < turned < 140
+    assert [parse(caption) for caption in told.captions] == told.descriptions
+
+
+def test_reading_order_leaves_other_captions_as_they_are():
+    mix = {name: 1.0 for name in FAMILIES if name not in (*PAIRS, *MOVING_PAIRS, "background")}
+    drawn, told = (
+        sample_batch(3, 0, 200, mix=mix),
+        sample_batch(3, 0, 200, mix=mix, order="reading"),
+    )
+    assert (drawn.scenes, drawn.captions) == (told.scenes, told.captions)
+
+
+def test_training_in_reading_order_tells_of_no_held_out_relation():
+    mix = {"two": 1}
+    told = sample_batch(3, 0, 600, mix=mix, order="reading").scenes
+    shapes = Counter(tuple(thing.shape for thing in scene.things) for scene in told)
+    assert len(shapes) == 12
+    for first, second in (scene.things for scene in told):
+        relations = geneval_relations(first, second)
+        assert not HELDOUT_TRIPLES & {(first.shape, one, second.shape) for one in relations}
+
+
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_compose_makes_any_description_of_a_moving_thing_true(motion):
     description = Description((Group("triangle", "blue", "large", motion=("grow", motion)),))
@@ -211,6 +255,7 @@ def test_compose_says_when_there_is_no_room():
     [
         ({"split": "test"}, "'test'"),
         ({"mix": {"singel": 1}}, "'singel'"),
+        ({"order": "alphabetic"}, "'alphabetic'"),
         ({"mix": {"single": -1}}, "-1"),
         ({"mix": {"single": 0}}, "no positive weight"),
         ({"mix": {"single": float("nan")}}, "nan"),

@@ -15,6 +15,7 @@ SMOKED = (
     "world_text",
     "world_bind",
     "world_finish",
+    "world_order",
     "clips_maze",
     "clips_balls",
 )
@@ -58,6 +59,7 @@ def test_what_trains_a_bundled_model_has_its_smoke_version():
         ("text.preset=t5", ["text.preset", "choose from"]),
         ("data.0.world.mix={colour: 1}", ["data.0.world.mix", "did you mean 'color'"]),
         ("data.0.world.split=test", ["split", "choose from"]),
+        ("data.0.world.order=raeding", ["order", "did you mean 'reading'"]),
         ("data=[]", ["data = []"]),
         ("data.0.clips.world=maze", ["data.0", "one of world, clips, files and latents"]),
         ("data.0={clips: {world: mase}}", ["data.0.clips.world", "did you mean 'maze'"]),

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from statefilm.data.files import LAYOUTS, RATIOS
 from statefilm.data.files import SPLITS as FILE_SPLITS
 from statefilm.data.world import FAMILIES
+from statefilm.data.world.sample import ORDERS
 from statefilm.data.world.splits import SPLITS
 from statefilm.data.worlds import SPLITS as CLIP_SPLITS
 from statefilm.data.worlds import WORLDS
@@ -45,11 +46,17 @@ class WorldSamples(Section):
     num_frames: Count = 1
     split: str = "train"
     mix: dict[str, NotNegative] | None = None
+    order: str = "random"
 
     @field_validator("split")
     @classmethod
     def _known_split(cls, value: str) -> str:
         return choose(value, SPLITS, "split")
+
+    @field_validator("order")
+    @classmethod
+    def _known_order(cls, value: str) -> str:
+        return choose(value, ORDERS, "order")
 
     @field_validator("mix")
     @classmethod

@@ -34,6 +34,7 @@ from statefilm.data.world.scene import (
 Item = TypeVar("Item")
 MOVING = tuple(kind for kind in MOTIONS if kind != "still")
 PARAPHRASED = 0.3  # the part of captions that are not canonical
+ORDERS = ("random", "reading")
 _TRIES = 500
 
 IMAGE_MIX = {
@@ -76,18 +77,24 @@ def sample_batch(
     num_frames: int = 1,
     split: str = "train",
     mix: Mapping[str, float] | None = None,
+    order: str = "random",
     device: torch.device | str = "cpu",
 ) -> WorldBatch:
     """Draws the samples `start` to `start + count - 1` of a seed.
 
-    A sample is a function of seed, index, split and mix, whatever the batch it is drawn in. Size
-    and number of frames only say how it is rendered, but that below 64 pixels there are no crosses.
+    A sample is a function of seed, index, split, mix and order, whatever the batch it is drawn in.
+    Size and number of frames only say how it is rendered, but that below 64 pixels there are no
+    crosses.
 
     Args:
         size: side of the canvas in pixels, 32 to 256.
         num_frames: 1 draws images, more draws clips in which things move.
         split: "train" leaves out what `splits` holds out, "heldout" draws only that, or "all".
         mix: weight of each family, a key of `FAMILIES`; by default `IMAGE_MIX` or `CLIP_MIX`.
+        order: in which captions name two single things of no told relation: "random", or "reading",
+            that one first which begins further left and up, as people tend to tell of pictures.
+            "train" then leaves out scenes in which they stand in a held-out relation, since the
+            order tells of it.
     """
     if split not in splits.SPLITS:
         raise ValueError(f"unknown split {split!r}: valid are {', '.join(splits.SPLITS)}")
@@ -96,8 +103,10 @@ def sample_batch(
     if mix is None:
         mix = IMAGE_MIX if num_frames == 1 else CLIP_MIX
     _check_mix(mix)
+    if order not in ORDERS:
+        raise ValueError(f"unknown order {order!r}: valid are {', '.join(ORDERS)}")
     samples = [
-        _sample(_Draw(f"{seed}:{index}", split, legible_shapes(size)), mix)
+        _sample(_Draw(f"{seed}:{index}", split, legible_shapes(size)), mix, order)
         for index in range(start, start + count)
     ]
     scenes = [scene for _, scene, _ in samples]
@@ -158,13 +167,17 @@ class _Draw:
                 return speed
 
 
-def _sample(draw: _Draw, mix: Mapping[str, float]) -> tuple[Description, Scene, str]:
+def _sample(draw: _Draw, mix: Mapping[str, float], order: str) -> tuple[Description, Scene, str]:
     family = FAMILIES[_weighted(draw, mix)]
     for _ in range(_TRIES):
         description = family(draw)
         if draw.split == "train" and splits.is_heldout(description):
             continue
         scene = _compose(description, draw)
+        if order == "reading" and _is_open_pair(description):
+            description, scene = _in_reading_order(description, scene)
+            if draw.split == "train" and splits.pair_is_heldout(*scene.things):
+                continue
         if draw.split != "heldout" or (
             splits.is_heldout(description) or splits.scene_is_heldout(scene)
         ):
@@ -173,6 +186,23 @@ def _sample(draw: _Draw, mix: Mapping[str, float]) -> tuple[Description, Scene, 
                 caption = paraphrase(description, draw.pick)
             return description, scene, caption
     raise RuntimeError(f"no sample of split {draw.split!r} found in {_TRIES} tries")
+
+
+def _is_open_pair(description: Description) -> bool:
+    """Whether it names two single things and does not say how they lie."""
+    groups = description.groups
+    return len(groups) == 2 and description.relation is None and all(g.count == 1 for g in groups)
+
+
+def _in_reading_order(description: Description, scene: Scene) -> tuple[Description, Scene]:
+    """Both with the thing first that lies further left, or further up where that is more."""
+    first, second = scene.things
+    if first.x + first.y <= second.x + second.y:
+        return description, scene
+    return (
+        replace(description, groups=description.groups[::-1]),
+        replace(scene, things=(second, first)),
+    )
 
 
 def _compose(description: Description, draw: _Draw) -> Scene:

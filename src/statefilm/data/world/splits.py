@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from statefilm.data.world.scene import INVERSE, Description, Scene
+import math
+
+from statefilm.data.world.scene import INVERSE, RELATIONS, Description, Scene, Thing
 
 SPLITS = ("train", "heldout", "all")
 # (color, shape): 3 of 32.
@@ -31,6 +33,17 @@ def scene_is_heldout(scene: Scene) -> bool:
         or (thing.motion.becomes, thing.shape) in HELDOUT_PAIRS
         or any(speed_is_heldout(phase.speed) for phase in thing.motion.phases)
         for thing in scene.things
+    )
+
+
+def pair_is_heldout(first: Thing, second: Thing) -> bool:
+    """Whether two things begin in a relation that is held out for their shapes, as loosely as
+    GenEval sees one: by half the way between them."""
+    dx, dy = second.x - first.x, second.y - first.y
+    along = dict(zip(RELATIONS, (dx, -dx, dy, -dy), strict=True))
+    return any(
+        (first.shape, relation, second.shape) in HELDOUT_TRIPLES and way > 0.5 * math.hypot(dx, dy)
+        for relation, way in along.items()
     )
 
 
