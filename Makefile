@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@mkdir -p $(DEMO)
 	@echo "demo: drawing the $$(grep -c . examples/prompts.txt) prompts of examples/prompts.txt"
-	@$(BIN)/statefilm image --prompts-file examples/prompts.txt --grid --seed 12 \
+	@$(BIN)/statefilm image --prompts-file examples/prompts.txt --grid --seed 4 \
 		--output $(DEMO)/grid.png --force
 	@echo "demo: filming \"a red circle moves right\""
 	@$(BIN)/statefilm video "a red circle moves right" --seed 7 --output $(DEMO)/clip.mp4 --force
