@@ -2,11 +2,15 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from statefilm.data.world.captions import parse
+from statefilm.data.world.render import render
+from statefilm.data.world.scene import Scene, Thing
 from statefilm.evaluation.speed import machine
 from statefilm.pipelines.media import save_mp4
 
@@ -99,6 +103,39 @@ def test_training_curves(script, tmp_path, capsys):
         with pytest.raises(SystemExit):
             curves.main([str(tmp_path / "out"), str(tmp_path / run)])
         assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("first", "in_order"), [((0.2, 0.5), "12"), ((0.8, 0.5), "0")])
+def test_naming_order(script, first, in_order):
+    """Scenes rendered with the thing named first in a known place, the last one always wrong."""
+    naming_order = script("naming_order")
+
+    def generate(prompts, seeds):
+        scenes = []
+        for prompt in prompts:
+            one, other = parse(prompt).groups
+            things = [
+                Thing(group.shape, group.color or "red", "small", x, y)
+                for group, (x, y) in zip((one, other), (first, (0.5, 0.6)), strict=True)
+            ]
+            scenes.append(Scene(tuple(things), "black"))
+        scenes[-1] = replace(scenes[-1], things=scenes[-1].things[:1])
+        return render(scenes, size=64, num_frames=1)
+
+    rows = {row["task"]: row for row in naming_order.measure(generate, 13)}
+    assert set(rows) == {"two_object", "color_attr"}
+    row = rows["color_attr"]
+    assert (row["images"], row["strictly right"]) == ("13", "12")
+    assert row["of these in order"] == in_order
+
+
+def test_naming_order_writes_its_table(script, tmp_path, capsys):
+    """With the bundled model; a picture or two may be wrong, so only the form is looked at."""
+    naming_order = script("naming_order")
+    assert naming_order.main([str(tmp_path), "--images", "1", "--dtype", "float32"]) == 0
+    table = (tmp_path / "tables.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| two_object |" in table and "| color_attr |" in table
 
 
 def test_cuda_tables(script, tmp_path):
