@@ -34,6 +34,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args(args)
+    if asked.images < 1:
+        parser.error(f"--images {asked.images} is not enough: at least 1 is needed")
     pipe = load_pipeline(asked.model, asked.dtype, asked.device, kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
     rows = list(measure(generator(pipe, 1), asked.images))

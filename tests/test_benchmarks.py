@@ -136,6 +136,9 @@ def test_naming_order_writes_its_table(script, tmp_path, capsys):
     table = (tmp_path / "tables.md").read_text()
     assert table in capsys.readouterr().out
     assert "| two_object |" in table and "| color_attr |" in table
+    with pytest.raises(SystemExit):
+        naming_order.main([str(tmp_path), "--images", "0"])
+    assert "--images 0 is not enough" in capsys.readouterr().err
 
 
 def test_cuda_tables(script, tmp_path):
