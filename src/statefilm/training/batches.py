@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -165,7 +167,9 @@ class Batches(Dataset[Batch]):
             worker_init_fn=_leave_signals_to_the_trainer,
         )
         self._warn_of_bad()
-        batches = iter(loader)
+        others = multiprocessing.active_children()
+        batches = _started(loader)
+        helpers = [one for one in multiprocessing.active_children() if one not in others]
         try:
             while (batch := _next(batches)) is not None:
                 if isinstance(batch, Exception):
@@ -175,7 +179,10 @@ class Batches(Dataset[Batch]):
         except GeneratorExit:  # who asked has enough
             pass
         finally:
-            del batches  # which ends its workers: a SIGTERM when Python exits would not
+            del batches  # which ends its workers
+            for helper in helpers:  # and those that a lost one keeps from hearing of it
+                helper.kill()
+                helper.join()
         self._warn_of_bad(again=True)
 
     def _warn_of_bad(self, again: bool = False) -> None:
@@ -212,6 +219,20 @@ def _kind_of(source: Source) -> str:
     if 1 not in lengths:
         return "video"
     return "image" if lengths == {1} else "mixed"
+
+
+def _started(loader: DataLoader[Batch | Exception]) -> Iterator[Batch | Exception]:
+    """The loader's batches; a worker that is lost is noticed when its batch is waited for.
+
+    torch would notice it at once, by a handler of SIGCHLD that raises wherever the process is just
+    then: while it writes a checkpoint, or holds a lock that the other workers wait for.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    batches = iter(loader)
+    if is_main and handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
+    return batches
 
 
 def _next(batches: Iterator[Batch | Exception]) -> Batch | Exception | None:
