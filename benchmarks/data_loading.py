@@ -17,8 +17,7 @@ from PIL import Image
 
 from statefilm.cli.main import run
 from statefilm.data.world import sample_batch
-from statefilm.evaluation.speed import machine
-from statefilm.evaluation.speed.report import markdown
+from statefilm.evaluation.speed.report import table_file
 from statefilm.evaluation.speed.timing import Protocol, interleave
 from statefilm.models.vae import build_vae
 from statefilm.pipelines.media import save_png
@@ -39,12 +38,7 @@ def main(args: list[str] | None = None) -> int:
     asked = parser.parse_args(args)
     with TemporaryDirectory() as work:
         rows = list(measure(Path(work), asked.tiny))
-    columns = [(key, lambda row, key=key: row[key]) for key in rows[0]]
-    table = "\n".join(markdown(columns, rows))
-    text = f"Measured with {machine.line(machine.describe(CPU))}.\n\n{table}\n"
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    (asked.folder / "tables.md").write_text(text, "utf-8")
-    print(text)
+    print(table_file(asked.folder, "Measured with", CPU, rows))
     return 0
 
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from statefilm.data.world.tasks import load_prompts
-from statefilm.evaluation.speed import machine
-from statefilm.evaluation.speed.report import markdown
+from statefilm.evaluation.speed.report import table_file
 from statefilm.evaluation.world.generation import generator
 from statefilm.evaluation.world.reader import Reading, read_images
 from statefilm.evaluation.world.runs import Generate, cycle
@@ -39,13 +38,7 @@ def main(args: list[str] | None = None) -> int:
     pipe = load_pipeline(asked.model, asked.dtype, asked.device, kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
     rows = list(measure(generator(pipe, 1), asked.images))
-    columns = [(key, lambda row, key=key: row[key]) for key in rows[0]]
-    table = "\n".join(markdown(columns, rows))
-    here = machine.line(machine.describe(pipe.device))
-    text = f"{asked.model}, measured with {here}.\n\n{table}\n"
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    (asked.folder / "tables.md").write_text(text, "utf-8")
-    print(text)
+    print(table_file(asked.folder, f"{asked.model}, measured with", pipe.device, rows))
     return 0
 
 

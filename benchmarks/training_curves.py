@@ -18,8 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from statefilm.evaluation.speed import machine
-from statefilm.evaluation.speed.report import markdown
+from statefilm.evaluation.speed.report import table_file
 from statefilm.pipelines.media import spread
 
 Lines = list[dict[str, Any]]
@@ -44,21 +43,12 @@ def main(args: list[str] | None = None) -> int:
             parser.error(f"{path} has no loss yet")
         logs[run.name] = lines
     rows = [row_of(name, lines) for name, lines in logs.items()]
-    columns = [(key, lambda row, key=key: row.get(key, "-")) for key in keys_of(rows)]
-    table = "\n".join(markdown(columns, rows))
-    here = machine.line(machine.describe(torch.device("cpu")))
-    text = f"From the logs of the runs, read with {here}.\n\n{table}\n"
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    (asked.folder / "tables.md").write_text(text, "utf-8")
+    origin = "From the logs of the runs, read with"
+    text = table_file(asked.folder, origin, torch.device("cpu"), rows)
     draw(logs, asked.folder / "curves.png")
     draw_samples(asked.runs, asked.folder / "samples.png")
     print(text)
     return 0
-
-
-def keys_of(rows: list[dict[str, str]]) -> list[str]:
-    """The columns of all rows, each once."""
-    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def row_of(name: str, lines: Lines) -> dict[str, str]:

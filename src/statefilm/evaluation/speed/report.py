@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from statefilm.evaluation.speed import machine as machines
 from statefilm.evaluation.speed.memory import COUNTED
@@ -80,6 +83,27 @@ class Report:
         given = {key: value for key, value in self.settings.items() if value is not None}
         parts = (f"{key} {_plain(value)}" for key, value in given.items())
         return f"Settings: {'; '.join(parts)}."
+
+
+def table_file(
+    folder: Path, origin: str, device: torch.device, rows: Sequence[dict[str, str]]
+) -> str:
+    """Write rows of a script's own as `tables.md`, with where they come from, and return its text.
+
+    Args:
+        folder: made where it is not there.
+        origin: begins the line that ends in the machine: "measured with".
+        device: what was measured on.
+        rows: texts by column; "-" stands where a row has none.
+    """
+    keys = dict.fromkeys(key for row in rows for key in row)
+    whole = [dict.fromkeys(keys, "-") | row for row in rows]
+    columns = [(key, itemgetter(key)) for key in keys]
+    here = machines.line(machines.describe(device))
+    text = "\n".join([f"{origin} {here}.", "", *markdown(columns, whole), ""])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tables.md").write_text(text, "utf-8")
+    return text
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
