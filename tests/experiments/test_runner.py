@@ -1,5 +1,6 @@
 """A study at toy size: trained, measured and written up, and each arm only once."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,26 @@ def test_a_first_stage_is_trained_once_a_seed(toy, tmp_path):
     assert "motion_class" in outcomes[0].metrics
     assert (tmp_path / "before" / "seed-0" / "pipeline").is_dir()
     assert any(name.startswith("video") for name in outcomes[0].losses)
+
+
+def test_a_first_stage_that_is_a_vae_is_measured(toy, tmp_path):
+    study = replace(
+        toy,
+        arms={"pixels": toy.arms["H"]},
+        baseline="pixels",
+        before=studies.Stage("experiment_vae", 1, {"data.0.batch_size": 1}, fills=()),
+    )
+    outcomes = run_study(study, tmp_path, [3])
+    kept = tmp_path / "before" / "seed-3" / "kept" / "results.json"
+    found = json.loads(kept.read_text())
+    kept.write_text(kept.read_text().replace('"n": 500', '"n": 512'))
+    run_study(study, tmp_path, [3])  # what was measured is not measured again
+    page = report.write_report(study, outcomes, tmp_path, tmp_path / "pages").read_text()
+    scene = f"{found['metrics']['scene']['value']:.3f}"
+    (row,) = [line for line in page.splitlines() if line.startswith("| 3 ")]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[:2] == ["3", scene] and "512" in cells and cells[-1].endswith("dB")
+    assert "| rendered | 1.000" in page
 
 
 def test_the_command_lists_studies_and_names_bad_input(capsys, tmp_path):

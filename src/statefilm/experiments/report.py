@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from statefilm.experiments.comparison import (
     pooled,
 )
 from statefilm.experiments.judging import sample_prompts
-from statefilm.experiments.runner import LEVELS, Outcome, arm_folder
+from statefilm.experiments.runner import KEPT, LEVELS, Outcome, arm_folder, before_folder
 from statefilm.experiments.study import ClipMeasures, Study
 
 Arms = dict[str, list[Outcome]]
@@ -39,6 +40,7 @@ def write_report(study: Study, outcomes: Sequence[Outcome], runs: Path, folder: 
         f"# Study: {study.name}",
         study.question,
         f"`statefilm experiment {study.name}` with {how(study, arms)}",
+        *kept_by_vae(runs, [one.seed for one in arms[study.baseline]]),
         *body(study, arms, runs, folder / study.name),
         f"## Found\n\n{finding(study, arms)}",
     ]
@@ -81,6 +83,32 @@ def body(
         sections.append(f"![{study.headline} of each arm]({pictures.name}/plot.png)")
     sections.append(f"{level} Samples\n\n{_samples(study, arms, runs, pictures)}")
     return sections
+
+
+def kept_by_vae(runs: Path, seeds: Sequence[int]) -> list[str]:
+    """What reconstructions of the first stage's VAE read as; nothing where it trains none.
+
+    Args:
+        runs: the study's folder.
+    """
+    rows: list[Row] = []
+    real: dict[str, str] = {"seed": "rendered"}
+    for seed in seeds:
+        file = before_folder(runs, seed) / KEPT
+        if not file.is_file():
+            continue
+        read = json.loads(file.read_text("utf-8"))
+        row = {"seed": str(seed)}
+        for name, metric in read["metrics"].items():
+            row[name] = f"{metric['value']:.3f}"
+            real[name] = f"{read['oracle'][name]:.3f}"
+        row["scenes"] = real["scenes"] = str(read["metrics"]["scene"]["n"])
+        row["PSNR"] = f"{read['details']['psnr']['scenes']:.1f} dB"
+        rows.append(row)
+    if not rows:
+        return []
+    note = "The part of clean scenes that read right once the VAE has taken them in and given back."
+    return [f"## The VAE\n\n{_table([*rows, {**real, 'PSNR': '-'}])}\n\n{note}"]
 
 
 def finding(study: Study, arms: Arms) -> str:

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from statefilm.errors import UsageError
-from statefilm.evaluation.world import Metric
+from statefilm.evaluation.world import Metric, evaluate_vae
 from statefilm.experiments.judging import judge_clips, judge_world
 from statefilm.experiments.study import (
     ClipMeasures,
@@ -28,15 +28,18 @@ from statefilm.experiments.study import (
     Study,
     flops_of_step,
 )
+from statefilm.models.vae import load_vae
+from statefilm.pipelines.loading import vae_folder
 from statefilm.training import Trainer
 from statefilm.training.batches import Batches
-from statefilm.training.recipe import Recipe
+from statefilm.training.recipe import Recipe, VAERecipe
 from statefilm.training.streams import Stream
 from statefilm.training.tasks.diffusion import DiffusionTask
 
 Call = Callable[[], Any]
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
+KEPT = Path("kept", "results.json")  # of a VAE's run: what its reconstructions read as
 HELD_BACK = 982_451_653  # the seed of the samples that losses are measured on
 
 
@@ -138,20 +141,27 @@ def _line(study: Study, one: Outcome) -> str:
 
 
 def train_before(study: Study, seed: int, folder: Path) -> Path:
-    """Train the study's first stage, unless it is there; the folder of its run."""
+    """Train the study's first stage, unless it is there; the folder of its run.
+
+    A VAE's reconstructions are read too.
+    """
     assert study.before is not None
-    run = folder / "before" / f"seed-{seed}"
+    run = before_folder(folder, seed)
     recipe = study.before.recipe_for(seed)
     _borrow(run, recipe, folder.parent)
     _check_run(run, recipe)
-    Trainer(recipe, run, quiet=True).fit()
+    trained = Trainer(recipe, run, quiet=True).fit()
+    if isinstance(recipe, VAERecipe) and not (run / KEPT).is_file():
+        size = recipe.data[0].drawn.size
+        results = evaluate_vae(load_vae(vae_folder(str(trained))), clips=0, size=size)
+        results.write((run / KEPT).parent)
     return run
 
 
 def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
     """Train and measure one arm with one seed, or read what is there."""
     place = arm_folder(folder, arm, seed)
-    source = None if study.before is None else str(folder / "before" / f"seed-{seed}")
+    source = None if study.before is None else str(before_folder(folder, seed))
     recipe = study.recipe_of(arm, seed, source)
     file = place / "outcome.json"
     made_with = {"recipe": recipe.model_dump(mode="json"), "measures": _plain(study.measures)}
@@ -183,6 +193,11 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
     part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     os.replace(part, file)
     return outcome
+
+
+def before_folder(folder: Path, seed: int) -> Path:
+    """Where the run of a study's first stage is."""
+    return folder / "before" / f"seed-{seed}"
 
 
 def arm_folder(folder: Path, arm: str, seed: int) -> Path:
