@@ -143,12 +143,16 @@ def test_a_first_stage_is_trained_once_a_seed(toy, tmp_path):
     assert any(name.startswith("video") for name in outcomes[0].losses)
 
 
-def test_a_first_stage_that_is_a_vae_is_measured(toy, tmp_path):
+def test_a_first_stage_that_is_a_vae_is_measured_and_losses_on_it_are_not_compared(toy, tmp_path):
+    latents = STUDIES["latents"].arms["latents"]
+    shape = {name: value for name, value in latents.items() if name.startswith("model.")}
     study = replace(
         toy,
-        arms={"pixels": toy.arms["H"]},
-        baseline="pixels",
-        before=studies.Stage("experiment_vae", 1, {"data.0.batch_size": 1}, fills=()),
+        arms={"pixels": toy.arms["H"], "latents": {**toy.arms["H"], **shape}},
+        baseline="latents",
+        before=studies.Stage(
+            "experiment_vae", 1, {"data.0.batch_size": 1}, fills=("vae",), arms=("latents",)
+        ),
     )
     outcomes = run_study(study, tmp_path, [3])
     kept = tmp_path / "before" / "seed-3" / "kept" / "results.json"
@@ -156,11 +160,14 @@ def test_a_first_stage_that_is_a_vae_is_measured(toy, tmp_path):
     kept.write_text(kept.read_text().replace('"n": 500', '"n": 512'))
     run_study(study, tmp_path, [3])  # what was measured is not measured again
     page = report.write_report(study, outcomes, tmp_path, tmp_path / "pages").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    (vae,) = [row for row in rows if row and row[0] == "3"]
     scene = f"{found['metrics']['scene']['value']:.3f}"
-    (row,) = [line for line in page.splitlines() if line.startswith("| 3 ")]
-    cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[:2] == ["3", scene] and "512" in cells and cells[-1].endswith("dB")
-    assert "| rendered | 1.000" in page
+    assert scene in vae and "512" in vae and vae[-1].endswith("dB")
+    assert "| rendered | " in page and "1.000" in page
+    (pixels,) = [row for row in rows if row and row[0] == "pixels"]
+    assert float(pixels[-2]) > 0 and pixels[-1] == "-"
+    assert "of another scale" in page and "in the loss" not in page.split("## Found")[1]
 
 
 def test_the_command_lists_studies_and_names_bad_input(capsys, tmp_path):

@@ -64,9 +64,11 @@ def test_arms_on_latents_begin_with_a_vae_and_have_as_many_tokens(tmp_path):
     build_vae("world_vae").save_pretrained(tmp_path / "vae")
     arms = {arm: study.recipe_of(arm, 0, str(tmp_path)) for arm in study.arms}
     assert study.before.recipe_for(0).kind == "vae"
-    assert [recipe.vae for recipe in arms.values()] == [None, str(tmp_path), str(tmp_path)]
+    vaes = [None, None, str(tmp_path), str(tmp_path)]
+    assert [recipe.vae for recipe in arms.values()] == vaes
+    assert [study.is_on_latents(arm) for arm in arms] == [False, False, True, True]
     # The blocks do the same; what differs is the stem and head of pixels.
-    pixels, *latents = (flops_of_step(recipe) for recipe in arms.values())
+    pixels, _, *latents = (flops_of_step(recipe) for recipe in arms.values())
     assert 0.8 < latents[0] / pixels < 1 and latents[0] == latents[1]
 
 

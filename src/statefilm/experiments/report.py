@@ -92,13 +92,13 @@ def kept_by_vae(runs: Path, seeds: Sequence[int]) -> list[str]:
         runs: the study's folder.
     """
     rows: list[Row] = []
-    real: dict[str, str] = {"seed": "rendered"}
+    real: dict[str, str] = {"seed": "rendered", "minutes": "-", "PSNR": "-"}
     for seed in seeds:
         file = before_folder(runs, seed) / KEPT
         if not file.is_file():
             continue
         read = json.loads(file.read_text("utf-8"))
-        row = {"seed": str(seed)}
+        row = {"seed": str(seed), "minutes": f"{read['details']['minutes']:.1f}"}
         for name, metric in read["metrics"].items():
             row[name] = f"{metric['value']:.3f}"
             real[name] = f"{read['oracle'][name]:.3f}"
@@ -108,7 +108,7 @@ def kept_by_vae(runs: Path, seeds: Sequence[int]) -> list[str]:
     if not rows:
         return []
     note = "The part of clean scenes that read right once the VAE has taken them in and given back."
-    return [f"## The VAE\n\n{_table([*rows, {**real, 'PSNR': '-'}])}\n\n{note}"]
+    return [f"## The VAE\n\n{_table([*rows, real])}\n\n{note}"]
 
 
 def finding(study: Study, arms: Arms) -> str:
@@ -121,7 +121,7 @@ def finding(study: Study, arms: Arms) -> str:
         figure: [compare(arms, arm, base, figure) for arm in others]
         for figure in (study.headline, *study.also)
     }
-    found["the loss"] = [compare_losses(arms, arm, base) for arm in others]
+    found["the loss"] = [_loss_gap(study, arms, arm) for arm in others]
     for figure, differences in found.items():
         claims = [
             f"{arm} {_signed(difference)}"
@@ -129,7 +129,8 @@ def finding(study: Study, arms: Arms) -> str:
             if difference and difference.found
         ]
         told = ", ".join(claims) if claims else "no difference was found"
-        parts.append(f"in {figure} {told}")
+        if any(differences):
+            parts.append(f"in {figure} {told}")
     luck = "" if seeds > 1 else " It takes two seeds to claim a difference."
     return (
         f"Against {study.baseline}, at this budget and with {seeds} seed{'s' * (seeds != 1)}: "
@@ -144,10 +145,12 @@ def how(study: Study, arms: Arms) -> str:
     stage = "" if before is None else f" after {before.steps} steps of `{before.recipe}`"
     if before is not None and before.arms:
         stage += f" ({', '.join(before.arms)} alone)"
+    times = {study.arms[arm].get("max_minutes") for arm in arms}
     alike = {
         "steps": "All arms took the same steps on the same samples.",
         "flops": "All arms spent the same operations in the denoiser's forward passes.",
-        "minutes": "All arms trained for the same time on this machine.",
+        "minutes": "All arms trained for the same time on this machine"
+        + ("." if len(times) == 1 else ", but for those whose name says otherwise."),
     }[study.equal]
     baseline = arms[study.baseline][0]
     return (
@@ -162,7 +165,7 @@ def how(study: Study, arms: Arms) -> str:
 def _cost_table(study: Study, arms: Arms) -> str:
     rows: list[Row] = []
     for arm, own in arms.items():
-        gap = compare_losses(arms, arm, study.baseline)
+        gap = _loss_gap(study, arms, arm)
         rows.append(
             {
                 "arm": arm,
@@ -176,7 +179,16 @@ def _cost_table(study: Study, arms: Arms) -> str:
         )
     levels = ", ".join(f"{level:g}" for level in LEVELS)
     note = f"The loss is the squared error at noise levels {levels} on the same held-back samples."
+    if len({study.is_on_latents(arm) for arm in arms}) > 1:
+        note += " Losses of latents are of another scale than those of pixels."
     return f"{_table(rows)}\n\n{note}"
+
+
+def _loss_gap(study: Study, arms: Arms, arm: str) -> Difference | None:
+    """The difference in loss to the baseline; None where the two are of different scales."""
+    if study.is_on_latents(arm) != study.is_on_latents(study.baseline):
+        return None
+    return compare_losses(arms, arm, study.baseline)
 
 
 def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) -> str:

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from statefilm.errors import UsageError
-from statefilm.evaluation.world import Metric, evaluate_vae
+from statefilm.evaluation.world import Metric, Results, evaluate_vae
 from statefilm.experiments.judging import judge_clips, judge_world
 from statefilm.experiments.study import (
     ClipMeasures,
@@ -150,11 +150,13 @@ def train_before(study: Study, seed: int, folder: Path) -> Path:
     recipe = study.before.recipe_for(seed)
     _borrow(run, recipe, folder.parent)
     _check_run(run, recipe)
-    trained = Trainer(recipe, run, quiet=True).fit()
+    trainer = Trainer(recipe, run, quiet=True)
+    trained = trainer.fit()
     if isinstance(recipe, VAERecipe) and not (run / KEPT).is_file():
         size = recipe.data[0].drawn.size
         results = evaluate_vae(load_vae(vae_folder(str(trained))), clips=0, size=size)
-        results.write((run / KEPT).parent)
+        training = Results({}, details={"minutes": trainer.counters.seconds / 60})
+        (results | training).write((run / KEPT).parent)
     return run
 
 

@@ -114,6 +114,10 @@ class Study:
         share = flops_of_step(shipped) / flops_of_step(recipe)
         return _recipe(self.recipe, changes, seed, round(share * self.steps))
 
+    def is_on_latents(self, arm: str) -> bool:
+        """Whether an arm works on the latents of the first stage's VAE."""
+        return self.before is not None and "vae" in self.before.given_to(arm, "")
+
 
 @dataclass(frozen=True)
 class Stage:
