@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,15 @@ def test_interruption_exits_130_and_leaves_no_part(model, tmp_path):
     assert process.returncode == 130
     assert out == "" and err.endswith("interrupted\n") and "Traceback" not in err
     assert not any(tmp_path.rglob("*.png"))
+
+
+def test_an_error_is_one_write_that_another_process_cannot_split():
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)  # keeps writes apart
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with ours, theirs:
+        subprocess.run([*PROGRAM, "imagine"], stderr=theirs, env=unbuffered, check=False)
+        ours.settimeout(5)
+        assert ours.recv(1000) == b"error: no such command 'imagine'\nhint: did you mean 'image'?\n"
 
 
 def test_a_closed_pipe_is_no_traceback():

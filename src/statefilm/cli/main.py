@@ -86,9 +86,9 @@ def run(args: Sequence[str] | None = None) -> int:
         failure = describe(error)
         if "-v" in argv or "--verbose" in argv:
             traceback.print_exc()
-        print(f"error: {failure.message}", file=sys.stderr)
-        if failure.hint:
-            print(f"hint: {failure.hint}", file=sys.stderr)
+        hint = f"hint: {failure.hint}\n" if failure.hint else ""
+        # In one write: print makes two of a line, and processes of one run share a stream.
+        sys.stderr.write(f"error: {failure.message}\n{hint}")
         return failure.code
 
 

@@ -45,7 +45,7 @@ def runs(tmp_path_factory):
     (folder / "jobs.json").write_text(json.dumps(jobs))
     done = subprocess.run(
         [sys.executable, str(LAUNCH), str(folder / "jobs.json")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stderr=subprocess.PIPE,
         text=True,
         check=True,

@@ -144,8 +144,8 @@ class Watch:
             _open.discard(connection)
             connection.close()
         if not leaving.wait(GRACE_SECONDS):
-            reason = "its connection is closed"
-            print(f"error: {told_of_loss(self.rank, self.size, reason)}", file=sys.stderr)
+            told = told_of_loss(self.rank, self.size, "its connection is closed")
+            sys.stderr.write(f"error: {told}\n")  # in one, as another process may say it as well
             sys.stderr.flush()
             os._exit(1)
 
