@@ -82,3 +82,11 @@ def test_eval_clips_names_what_does_not_fit(cli, balls, unet, model):
     ):
         outcome = cli("eval", "clips", *args)
         assert outcome.code == 2 and says in outcome.err, outcome.err
+
+
+@pytest.mark.parametrize("name", ["results.json", "index.html", "colors.worst.png"])
+def test_eval_world_overwrites_nothing(refused, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    refusal = refused("eval", "world", "--tasks", "colors", "--no-video", "-o", ".")
+    assert f"{name} exists" in refusal
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]

@@ -77,6 +77,17 @@ def test_two_models_draw_the_prompts(cli, model, tmp_path):
     assert drawn == ["0000_a-red-circle_3.png", "0001_a-blue-square_4.png"]
     assert outcome.out.startswith("A = ") and "0 pairs" in outcome.out
     assert folder.name == f"b-other-{model_hash(other)[:10]}"
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    again = cli(*args, "--report", "--seed", 3, "--json")
+    assert again.code == 0 and "partner" not in again.err
+    choice = {"name": drawn[1], "preferred": "a", "left": "a", "seconds": 1.0, "time": 0.0}
+    heads = {
+        side: f"{name} {model_hash(other)[:10]}" for side, name in (("a", model), ("b", "other"))
+    }
+    lines = [json.dumps(heads), json.dumps(choice), json.dumps({**choice, "name": drawn[0]})]
+    (tmp_path / "out" / "choices.jsonl").write_text("\n".join(lines) + "\n")
+    assert json.loads(cli(*args, "--report", "--seed", 3, "--json").out)["wins"] == 1
+    assert "give another folder" in cli(*args, "--report", "--num-frames", 5).err
 
 
 def test_choices_between_models_that_were_trained_on_are_not_mixed(refused, model, tmp_path):
@@ -90,7 +101,9 @@ def test_choices_between_models_that_were_trained_on_are_not_mixed(refused, mode
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["choices.jsonl"]
 
 
-def test_bad_input(refused, folders):
+def test_bad_input(refused, folders, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file is not a folder" in refused("experiment", "prefer", "a", "b", "-o", "file")
     assert "A and B are both 'a'" in refused("experiment", "prefer", "a", "a")
     assert "is not a folder of images" in refused("experiment", "prefer", "a", "c", "--report")
 

@@ -98,3 +98,18 @@ def test_what_nobody_could_judge_is_no_figure():
     half = [blind[0], replace(clear[1], arm="a")]
     assert pooled(half, "walls").value == 1
     assert compare({"a": half, "b": clear}, "a", "b", "walls").by_seed == (0.0,)
+
+
+def test_an_arm_that_could_not_be_judged_does_not_hide_how_others_disagree():
+    none = Metric(0.0, 0.0, 1.0, 0, 0.0)
+    arms = {
+        name: [outcome(name, seed, right, [1.0]) for seed, right in enumerate(rights)]
+        for name, rights in {"a": (95, 49), "b": (30, 50), "c": (40, 60)}.items()
+    }
+    arms["c"][1] = replace(arms["c"][1], metrics={"mean.strict": none})
+    two = {name: arms[name] for name in "ab"}
+    expected = compare(two, "a", "b", "mean.strict")
+    assert not expected.found and expected.by_seed == pytest.approx((0.65, -0.01))
+    assert compare(arms, "a", "b", "mean.strict") == expected
+    one = compare(arms, "c", "b", "mean.strict")  # of the seed that both have
+    assert one.value == pytest.approx(0.1) and not one.found

@@ -178,6 +178,9 @@ def test_the_command_lists_studies_and_names_bad_input(capsys, tmp_path):
         (["ratoi"], "did you mean 'ratio'"),
         (["scan", "--seeds", "0,0"], "different whole numbers"),
         (["scan", "--arms", "H"], "leaves out 'H V'"),
+        (["scan", "--share", "0"], "--share 0: valid is more than 0"),
+        (["latents", "--share", "nan"], "--share nan: valid is more than 0"),
+        (["temporal-quality", "--share", "inf"], "--share inf: valid is more than 0"),
     ):
         assert run(["experiment", *words, "-o", str(tmp_path / "x")]) == 2
         assert message in capsys.readouterr().err

@@ -89,6 +89,8 @@ def test_a_study_by_the_clock_is_shortened_in_minutes():
     part = shortened(STUDIES["mixer-time"], 0.1)
     minutes = [part.recipe_of(arm, 0).max_minutes for arm in part.arms]
     assert minutes == pytest.approx([MINUTES / 10] * len(part.arms))
+    whole = STUDIES["latents"]
+    assert shortened(whole, 0.01).before.steps == whole.before.steps // 100
 
 
 def test_a_shortened_study_keeps_everything_but_its_steps():

@@ -16,6 +16,7 @@ SMOKED = (
     "world_bind",
     "world_finish",
     "world_order",
+    "world_pairs",
     "clips_maze",
     "clips_balls",
 )

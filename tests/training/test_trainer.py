@@ -295,6 +295,12 @@ def test_gradient_checkpointing_changes_nothing_and_compiling_keeps_the_names(tm
     assert all(b._compiled_call_impl is not None for b in compiled.task.transformer.blocks)
 
 
+def test_compiling_without_a_compiler_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="found none: compile=none trains without"):
+        train(tiny_recipe("compile=blocks"), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -268,11 +268,7 @@ def _words(text: str) -> list[str]:
 def _check_output(folder: Path | None, force: bool) -> None:
     from statefilm.evaluation.speed.report import FILES
 
-    files = [] if folder is None else [folder / name for name in FILES]
-    taken = [file for file in files if file.exists()]
-    if taken and not force:
-        raise CommandError(f"{taken[0]} exists", "--force overwrites it")
-    outputs.check_writable(files)
+    outputs.claim([] if folder is None else [folder / name for name in FILES], force=force)
 
 
 def _device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:

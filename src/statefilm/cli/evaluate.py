@@ -86,10 +86,12 @@ def world(
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     console = Console(json=as_json, quiet=quiet)
-    _check_output(output, force)
     chosen = _tasks(tasks, T2I_TASKS)
     chosen_clips = _tasks(clip_tasks, T2V_TASKS)
     video = video and bool(chosen_clips)
+    judged = [*chosen, *chosen_clips] if video else chosen
+    grids = [f"{task}.{end}.png" for task in judged for end in ("best", "worst")]
+    _claim(output, force, "index.html", *grids)
     if not chosen and not video:
         raise CommandError("nothing to score: no tasks and no video")
     pipe = load_pipeline(model, dtype, device, kind=HTHPipeline)
@@ -177,7 +179,7 @@ def clips(
     from statefilm.pipelines.sampling import default_sampler, make_scheduler
 
     console = Console(json=as_json, quiet=quiet)
-    _check_output(output, force)
+    _claim(output, force)
     pipe = load_pipeline(model, dtype, device, kind=VideoDiffusionPipeline)
     pipe.set_progress_bar_config(disable=True)
     if pipe.reads_text:
@@ -248,7 +250,7 @@ def vae(
     from statefilm.pipelines.loading import pick_device, vae_folder
 
     console = Console(json=as_json, quiet=quiet)
-    _check_output(output, force)
+    _claim(output, force, "scene.wrong.png")
     folder = vae_folder(str(model))
     loaded = load_vae(folder).to(pick_device(device))
     with _bar(console, "sample") as show:
@@ -302,10 +304,7 @@ def _hand_out(
     return results
 
 
-def _check_output(folder: Path | None, force: bool) -> None:
-    if folder is None:
-        return
-    file = folder / "results.json"
-    if file.exists() and not force:
-        raise CommandError(f"{file} exists", "--force overwrites it")
-    outputs.check_writable([file])
+def _claim(folder: Path | None, force: bool, *names: str) -> None:
+    """Refuse a folder that has a file of the command's own, `names` beside results.json."""
+    if folder is not None:
+        outputs.claim([folder / name for name in ("results.json", *names)], force=force)

@@ -46,9 +46,7 @@ def experiment(
         str | None, typer.Option("--arms", help="Only these, with commas. [all]")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Arms trained at a time.")] = 1,
-    share: Annotated[
-        float, typer.Option("--share", min=0.0, help="Of the study's steps, to try it out.")
-    ] = 1.0,
+    share: temporal.Share = 1.0,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Runs. [runs/experiments/NAME]"),
@@ -75,6 +73,7 @@ def experiment(
         return
     if name not in STUDIES:
         raise suggest(name, [*STUDIES, *temporal.QUESTIONS], "study")
+    temporal.check_share(share)
     study = STUDIES[name] if share == 1 else shortened(STUDIES[name], share)
     chosen = None if arms is None else [arm.strip() for arm in arms.split(",")]
     if chosen is not None and study.baseline not in chosen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +96,9 @@ def _warn_unknown_words(pipe: LocalPipeline, samples: Sequence[Sample], console:
 
 
 def _compile(pipe: LocalPipeline) -> None:
-    if pipe.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+    from statefilm.pipelines.loading import can_compile
+
+    if not can_compile(pipe.device):
         raise CommandError("--compile needs a C++ compiler, found none", "leave --compile out")
     pipe.denoiser.compile_repeated_blocks()
 

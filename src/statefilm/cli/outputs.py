@@ -91,6 +91,18 @@ def refuse_existing(paths: Sequence[Path]) -> None:
         )
 
 
+def claim(paths: Sequence[Path], *, force: bool) -> None:
+    """Raise when any of the paths is taken, unless it may be overwritten, or could not be written.
+
+    Raises:
+        CommandError: naming the first.
+    """
+    taken = [path for path in paths if path.exists()]
+    if taken and not force:
+        raise CommandError(f"{taken[0]} exists", "--force overwrites it")
+    check_writable(paths)
+
+
 def check_writable(paths: Sequence[Path]) -> None:
     """Raise when any of the paths could not be written, found before anything is made.
 

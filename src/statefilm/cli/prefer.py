@@ -14,7 +14,7 @@ import typer
 from statefilm.cli import options
 from statefilm.cli.console import Console
 from statefilm.cli.errors import CommandError
-from statefilm.cli.outputs import slug
+from statefilm.cli.outputs import check_writable, slug
 
 if TYPE_CHECKING:
     from statefilm.experiments.prefer import Preference, Session
@@ -59,23 +59,24 @@ def prefer(
     from statefilm.experiments.prefer import ChoiceLog, Session, find_pairs, shuffled
 
     console = Console(json=as_json, quiet=quiet)
-    folders, systems = (Path(a), Path(b)), (a, b)
+    folders, systems, drawn = (Path(a), Path(b)), (a, b), None
     if a == b:
         raise CommandError(f"A and B are both {a!r}", "give two folders or two models")
     if prompts_file is not None:
-        hashes = _hash(a), _hash(b)
+        kind, form = ("image", "") if num_frames == 1 else ("video", f"-{num_frames}-frames")
+        hashes = _hash(a) + form, _hash(b) + form
         systems = f"{a} {hashes[0]}", f"{b} {hashes[1]}"
         folders = (
             output / f"a-{slug(a, MAX_NAME)}-{hashes[0]}",
             output / f"b-{slug(b, MAX_NAME)}-{hashes[1]}",
         )
     log = ChoiceLog(output / "choices.jsonl", systems)
+    check_writable([log.path])
     if prompts_file is not None:
-        kind = "image" if num_frames == 1 else "video"
         for model, folder in zip((a, b), folders, strict=True):
             console.note(f"{model} draws what is missing in {folder}")
-            _draw(model, kind, num_frames, prompts_file, seed, folder)
-    pairs, unpaired = find_pairs(*folders)
+            drawn = _draw(model, kind, num_frames, prompts_file, seed, folder)
+    pairs, unpaired = find_pairs(*folders, only=drawn)
     if unpaired:
         console.warn(f"{len(unpaired)} files have no partner: {unpaired[0]} ...")
     session = Session(shuffled(pairs, seed), log)
@@ -109,11 +110,13 @@ def _serve(session: Session, port: int, console: Console) -> None:
             console.note("")
 
 
-def _draw(model: str, kind: str, num_frames: int, prompts_file: Path, seed: int, to: Path) -> None:
-    """What a model makes of each prompt, unless it is there."""
+def _draw(
+    model: str, kind: str, num_frames: int, prompts_file: Path, seed: int, to: Path
+) -> list[str]:
+    """Make what a model makes of each prompt, unless it is there; the names of the files."""
     from statefilm.cli.generate import generate
     from statefilm.cli.prompts import read_file
-    from statefilm.cli.request import Request
+    from statefilm.cli.request import Request, plan_samples
 
     request = Request(
         kind=kind,
@@ -126,6 +129,7 @@ def _draw(model: str, kind: str, num_frames: int, prompts_file: Path, seed: int,
     )
     with redirect_stdout(sys.stderr):  # the paths are no result of this command
         generate(request, Console(quiet=True))
+    return [sample.path.name for sample in plan_samples(request, seed)]
 
 
 def _text(found: Preference, a: str, b: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,12 @@ import typer
 from statefilm.cli import options
 from statefilm.cli.console import Console, hide_library_bars
 from statefilm.cli.errors import CommandError
+from statefilm.cli.outputs import claim
 
+MEMORY, QUALITY = "temporal-memory", "temporal-quality"
 QUESTIONS = {
-    "temporal-memory": "What do temporal layers cost by the number of frames, in bytes and time?",
-    "temporal-quality": "Which temporal layer makes the best clips after the same training?",
+    MEMORY: "What do temporal layers cost by the number of frames, in bytes and time?",
+    QUALITY: "Which temporal layer makes the best clips after the same training?",
 }
 RUNS = Path("runs") / "experiments"
 
@@ -27,6 +30,9 @@ Output = Annotated[
 Page = Annotated[
     Path | None,
     typer.Option("--page", metavar="FOLDER", help="Where the page goes. [the runs' folder]"),
+]
+Share = Annotated[
+    float, typer.Option("--share", metavar="X", help="Of the study's steps, to try it out.")
 ]
 
 
@@ -42,6 +48,7 @@ def memory(
     device: options.Device = "auto",
     output: Output = None,
     page: Page = None,
+    force: options.Force = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -56,11 +63,13 @@ def memory(
 
     chosen = pick_device(device)
     lengths = numbers("--frames", frames)
+    folder = page or output or RUNS / MEMORY
+    claim([folder / f"{MEMORY}.md", folder / MEMORY / "results.json"], force=force)
     free = available_memory(chosen)
     note = Console(quiet=quiet).note
     protocol = Protocol(rounds, budget=budget, memory=free, note=note)
     results = measure_memory(chosen, protocol, arms=words(arms), frames=lengths)
-    print(write_memory_page(results, page or output or RUNS / "temporal-memory"))
+    print(write_memory_page(results, folder))
 
 
 def quality(
@@ -78,9 +87,7 @@ def quality(
         float | None,
         typer.Option("--minutes", help="Of training for each arm. [equal steps instead]"),
     ] = None,
-    share: Annotated[
-        float, typer.Option("--share", min=0.0, help="Of the study's steps, to try it out.")
-    ] = 1.0,
+    share: Share = 1.0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Arms trained at a time.")] = 1,
     output: Output = None,
     page: Page = None,
@@ -104,8 +111,9 @@ def quality(
     if not names:
         raise CommandError(f"--worlds {worlds!r}: valid are some of {', '.join(WORLDS)}")
     studies = quality_studies(names, lengths, arms=words(arms), minutes=minutes)
+    check_share(share)
     studies = [study if share == 1 else shortened(study, share) for study in studies]
-    folder = output or RUNS / "temporal-quality"
+    folder = output or RUNS / QUALITY
     hide_library_bars()
     note = Console(quiet=quiet).note
     outcomes = [
@@ -127,6 +135,12 @@ def numbers(flag: str, text: str, first: int = 1) -> list[int]:
             f"{flag} {text!r}: valid are different whole numbers from {first} on, as in {example}"
         )
     return found
+
+
+def check_share(share: float) -> None:
+    """Raises CommandError for what is no share of a study."""
+    if not 0 < share < math.inf:
+        raise CommandError(f"--share {share:g}: valid is more than 0, as in 0.01")
 
 
 def words(text: str | None) -> list[str] | None:

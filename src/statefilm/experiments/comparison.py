@@ -49,7 +49,8 @@ class Difference:
 
 
 def compare(arms: Arms, arm: str, baseline: str, metric: str) -> Difference | None:
-    """The difference of two arms in a benchmark's figure, seeds averaged; None if one has none.
+    """The difference of two arms in a benchmark's figure, averaged over the seeds in which both
+    could be judged; None if there is no such seed.
 
     Args:
         arms: all of the study: how far their seeds disagree tells of the luck of training.
@@ -57,19 +58,23 @@ def compare(arms: Arms, arm: str, baseline: str, metric: str) -> Difference | No
     Source of the interval over samples: Zou and Donner 2008 (the MOVER), from those of the two
     figures.
     """
-    a, b = pooled(arms[arm], metric), pooled(arms[baseline], metric)
-    if a is None or b is None:
-        return None
 
     def figure(one: Outcome) -> float | None:
         found = one.metrics[metric]
         return found.value if found.n else None
 
-    value, luck = a.value - b.value, _luck(arms, figure)
+    pairs = [
+        (x, y)
+        for x, y in _paired(arms[arm], arms[baseline])
+        if x.metrics[metric].n and y.metrics[metric].n
+    ]
+    if not pairs:
+        return None
+    a, b = (mean([one.metrics[metric] for one in own]) for own in zip(*pairs, strict=True))
+    value, luck = a.value - b.value, _luck(arms, [x.seed for x, _ in pairs], figure)
     low = value - math.hypot(a.value - a.low, b.high - b.value, luck)
     high = value + math.hypot(a.high - a.value, b.value - b.low, luck)
-    pairs = ((figure(x), figure(y)) for x, y in _paired(arms[arm], arms[baseline]))
-    by_seed = tuple(x - y for x, y in pairs if x is not None and y is not None)
+    by_seed = tuple(x.metrics[metric].value - y.metrics[metric].value for x, y in pairs)
     return Difference(value, low, high, by_seed)
 
 
@@ -77,13 +82,14 @@ def compare_losses(arms: Arms, arm: str, baseline: str) -> Difference:
     """The difference in the mean loss, sample by sample: all arms were given the same ones.
 
     Args:
-        arms: as in `compare`.
+        arms: as in `compare`; those whose losses are of one scale.
 
     Source of the interval over samples: the paired bootstrap, percentiles (Efron 1982,
     chapter 10).
     """
     by_seed, gaps = [], []
-    for x, y in _paired(arms[arm], arms[baseline]):
+    pairs = _paired(arms[arm], arms[baseline])
+    for x, y in pairs:
         per_level = [
             [a - b for a, b in zip(errors, y.losses[name], strict=True)]
             for name, errors in x.losses.items()
@@ -98,7 +104,8 @@ def compare_losses(arms: Arms, arm: str, baseline: str) -> Difference:
     )
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = averaged[drawn].mean(1).quantile(ends).tolist()
-    value, luck = float(averaged.mean()), _luck(arms, lambda one: mean_loss([one]))
+    value = float(averaged.mean())
+    luck = _luck(arms, [x.seed for x, _ in pairs], lambda one: mean_loss([one]))
     low, high = value - math.hypot(value - low, luck), value + math.hypot(high - value, luck)
     return Difference(value, low, high, tuple(by_seed))
 
@@ -116,20 +123,20 @@ def mean_loss(outcomes: Sequence[Outcome]) -> float:
     )
 
 
-def _luck(arms: Arms, figure: Callable[[Outcome], float | None]) -> float:
+def _luck(arms: Arms, seeds: Sequence[int], figure: Callable[[Outcome], float | None]) -> float:
     """Half of the 95 % interval that the luck of training alone gives a difference of two arms.
 
     What a figure is in each arm and seed, less the arm's mean and less what the seed does to all
-    arms, is luck; its spread is that of all arms, which the few seeds of two would not tell.
-    Source: the two-way analysis of variance without repetition (Fisher 1925, chapter 8). With one
-    seed nothing is known of it, and it is 0.
+    arms, is luck; its spread is that of all arms that have the figure in these seeds, which the few
+    seeds of two would not tell. Source: the two-way analysis of variance without repetition (Fisher
+    1925, chapter 8). With one seed nothing is known of it, and it is 0.
     """
     tables = [{one.seed: figure(one) for one in own} for own in arms.values()]
-    known = [{seed: x for seed, x in table.items() if x is not None} for table in tables]
-    seeds = sorted(set.intersection(*(set(table) for table in known))) if known else []
+    rows = [[table.get(seed) for seed in seeds] for table in tables]
+    known = [row for row in rows if None not in row]
     if len(seeds) < 2 or len(known) < 2:
         return 0.0
-    grid = torch.tensor([[table[seed] for seed in seeds] for table in known], dtype=torch.float64)
+    grid = torch.tensor(known, dtype=torch.float64)
     residual = grid - grid.mean(1, keepdim=True) - grid.mean(0, keepdim=True) + grid.mean()
     freedom = (len(known) - 1) * (len(seeds) - 1)
     variance = float(residual.square().sum()) / freedom

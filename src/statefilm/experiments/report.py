@@ -131,6 +131,8 @@ def finding(study: Study, arms: Arms) -> str:
         told = ", ".join(claims) if claims else "no difference was found"
         if any(differences):
             parts.append(f"in {figure} {told}")
+    if not others:
+        return f"There is no other arm than {base}."
     luck = "" if seeds > 1 else " It takes two seeds to claim a difference."
     return (
         f"Against {study.baseline}, at this budget and with {seeds} seed{'s' * (seeds != 1)}: "
@@ -138,8 +140,12 @@ def finding(study: Study, arms: Arms) -> str:
     )
 
 
-def how(study: Study, arms: Arms) -> str:
-    """How the arms were trained and what is claimed, from the seeds on."""
+def how(study: Study, arms: Arms, flags: str = "") -> str:
+    """How the arms were trained and what is claimed, from the command's flags on.
+
+    Args:
+        flags: those before the seeds.
+    """
     seeds = sorted({one.seed for own in arms.values() for one in own})
     before = study.before
     stage = "" if before is None else f" after {before.steps} steps of `{before.recipe}`"
@@ -154,8 +160,8 @@ def how(study: Study, arms: Arms) -> str:
     }[study.equal]
     baseline = arms[study.baseline][0]
     return (
-        f"seeds {', '.join(map(str, seeds))}: `{study.recipe}`, {baseline.steps} steps of the "
-        f"baseline{stage}. {alike} A difference is "
+        f"`{flags}--seeds {','.join(map(str, seeds))}`: `{study.recipe}`, "
+        f"{baseline.steps} steps of the baseline{stage}. {alike} A difference is "
         "claimed where its 95 % interval leaves zero out. With two seeds or more that interval "
         "holds the luck of training beside that of the samples. The page was made with "
         f"{machine.line(machine.describe(torch.device('cpu')))}."
@@ -186,9 +192,9 @@ def _cost_table(study: Study, arms: Arms) -> str:
 
 def _loss_gap(study: Study, arms: Arms, arm: str) -> Difference | None:
     """The difference in loss to the baseline; None where the two are of different scales."""
-    if study.is_on_latents(arm) != study.is_on_latents(study.baseline):
-        return None
-    return compare_losses(arms, arm, study.baseline)
+    scale = study.is_on_latents(study.baseline)
+    alike = {name: own for name, own in arms.items() if study.is_on_latents(name) == scale}
+    return compare_losses(alike, arm, study.baseline) if arm in alike else None
 
 
 def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) -> str:

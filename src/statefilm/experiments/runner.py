@@ -166,7 +166,7 @@ def run_arm(study: Study, arm: str, seed: int, folder: Path) -> Outcome:
     source = None if study.before is None else str(before_folder(folder, seed))
     recipe = study.recipe_of(arm, seed, source)
     file = place / "outcome.json"
-    made_with = {"recipe": recipe.model_dump(mode="json"), "measures": _plain(study.measures)}
+    made_with = {**_origin(recipe), "measures": _plain(study.measures)}
     if file.is_file():
         return _read(file, made_with)
     _borrow(place / "run", recipe, folder.parent)
@@ -217,8 +217,8 @@ def _borrow(run: Path, recipe: Recipe, studies: Path) -> None:
         return
     for outcome in sorted(studies.glob("*/*/seed-*/outcome.json")):
         source, part = outcome.with_name("run"), run.with_name(f"{run.name}.part")
-        made_with = json.loads(outcome.read_text("utf-8")).get("recipe")
-        if source.is_dir() and made_with == recipe.model_dump(mode="json"):
+        made_with, wanted = json.loads(outcome.read_text("utf-8")), _origin(recipe)
+        if source.is_dir() and all(made_with.get(name) == wanted[name] for name in wanted):
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(source, part)
             os.replace(part, run)
@@ -232,6 +232,13 @@ def _check_run(run: Path, recipe: Recipe) -> None:
         raise UsageError(f"{run} holds a run of another recipe: give another folder, or remove it")
 
 
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """What a run must come from to be taken for one of a recipe: where minutes end it, how far it
+    gets lies with the threads as well."""
+    threads = {} if recipe.max_minutes is None else {"threads": torch.get_num_threads()}
+    return {"recipe": recipe.model_dump(mode="json"), **threads}
+
+
 def _plain(measures: Measures | ClipMeasures) -> dict[str, Any]:
     """The measures as JSON gives them back."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(measures)))
@@ -241,7 +248,13 @@ def _plain(measures: Measures | ClipMeasures) -> dict[str, Any]:
 def _read(file: Path, made_with: Mapping[str, Any]) -> Outcome:
     content = json.loads(file.read_text("utf-8"))
     for name, now in made_with.items():
-        if content.pop(name, None) != now:
+        then = content.pop(name, None)
+        if name == "threads" and then != now:
+            raise UsageError(
+                f"{file.parent} trained by the clock with {then} threads, not with {now}: give as "
+                "many --jobs as then, or another folder"
+            )
+        if then != now:
             raise UsageError(
                 f"{file.parent} comes from another recipe or other measures: give another folder, "
                 "or remove it"

@@ -188,14 +188,14 @@ def timed(minutes: float) -> Changes:
 def shortened(study: Study, share: float) -> Study:
     """The study with a share of its steps or minutes, for all stages alike."""
     before = study.before
+    if before is not None:
+        before = replace(before, steps=max(1, round(share * before.steps)))
     if study.equal == "minutes":
         arms = {
             name: {**changes, **timed(share * changes["max_minutes"])}
             for name, changes in study.arms.items()
         }
-        return replace(study, arms=arms)
-    if before is not None:
-        before = replace(before, steps=max(1, round(share * before.steps)))
+        return replace(study, arms=arms, before=before)
     return replace(study, steps=max(1, round(share * study.steps)), before=before)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -18,6 +19,7 @@ from statefilm.pipelines.video_diffusion import VideoDiffusionPipeline
 
 __all__ = [
     "bundled_models",
+    "can_compile",
     "load_pipeline",
     "pick_device",
     "pick_dtype",
@@ -82,6 +84,11 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {str(device)!r} is not available ({reason})") from None
     return chosen
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether there is what torch.compile builds with: on a CPU, a C++ compiler."""
+    return device.type != "cpu" or any(map(shutil.which, ("g++", "clang++")))
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

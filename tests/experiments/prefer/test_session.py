@@ -118,7 +118,7 @@ def test_bad_answers(session, index, answer, seconds, message):
     ("content", "message"),
     [
         ('{"a": "red", "b": "green"}\n', "holds choices between .* give another folder"),
-        ("", "holds choices between nothing"),
+        ("\n", "holds choices between nothing"),
         ('{"a": "red", "b": "blue"}\n{"name": "x"}\n', ":2: .* is not a choice"),
         (
             '{"a": "red", "b": "blue"}\n'
@@ -132,4 +132,29 @@ def test_bad_files(tmp_path, content, message):
     path = tmp_path / "choices.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match=message):
+        ChoiceLog(path, SYSTEMS)
+
+
+@pytest.mark.parametrize("kept", [0, 9, -9, -1])
+def test_a_line_that_was_cut_off_does_not_stop_a_sitting(session, kept):
+    session.answer(0, "left", 1)
+    session.answer(1, "equal", 1)
+    path = session.log.path
+    *whole, last = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*whole, last[:kept]]))
+    log = ChoiceLog(path, SYSTEMS)
+    assert len(log.choices) == (2 if kept == -1 else 1)
+    again = Session(session.pairs, log)
+    again.answer(2, "right", 1)
+    assert len(ChoiceLog(path, SYSTEMS).choices) == (3 if kept == -1 else 2)
+
+
+def test_a_head_that_was_cut_off_is_written_anew_and_other_files_are_left_alone(session):
+    path = session.log.path
+    for cut in ("", '{"a": "re'):
+        path.write_text(cut)
+        Session(session.pairs, ChoiceLog(path, SYSTEMS)).answer(0, "left", 1)
+        assert len(ChoiceLog(path, SYSTEMS).choices) == 1
+    path.write_text("to do")
+    with pytest.raises(UsageError, match="holds choices between to do"):
         ChoiceLog(path, SYSTEMS)

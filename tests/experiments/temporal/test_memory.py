@@ -114,3 +114,7 @@ def test_bad_input_is_named(capsys, tmp_path):
         folder = tmp_path / "out"
         assert run(["experiment", "temporal-memory", *words, "-o", str(folder)]) == 2
         assert message in capsys.readouterr().err and not folder.exists()
+    (folder / "temporal-memory").mkdir(parents=True)
+    (folder / "temporal-memory" / "results.json").write_text("precious")
+    assert run(["experiment", "temporal-memory", "-o", str(folder)]) == 2
+    assert "results.json exists" in capsys.readouterr().err

@@ -234,9 +234,12 @@ def _task_means(results: Results, tasks: Sequence[str]) -> Results:
     for name in ("strict", "parity", "soft"):
         for suffix in ("", ".seen", ".heldout"):
             # Tasks of one split only would make the difference of the splits one of tasks.
-            both = [t for t in tasks if not suffix or f"{t}.{name}.heldout" in results.metrics]
-            keys = [f"{task}.{name}{suffix}" for task in both]
-            keys = [key for key in keys if key in results.metrics]
+            splits = [suffix, ".seen", ".heldout"] if suffix else [""]
+            keys = [
+                f"{task}.{name}{suffix}"
+                for task in tasks
+                if all(f"{task}.{name}{split}" in results.metrics for split in splits)
+            ]
             if keys:
                 metrics[f"mean.{name}{suffix}"] = mean([results.metrics[key] for key in keys])
                 truth[f"mean.{name}{suffix}"] = sum(results.oracle[k] for k in keys) / len(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +113,9 @@ class Results:
                 listed[f"{name}.png"] = [sample.prompt for sample in samples]
         content = self.as_dict() | {"samples": listed}
         path = folder / "results.json"
-        path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        part = path.with_suffix(".part")  # what is cut off is not taken for results
+        part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        os.replace(part, path)
         return path
 
     def _line(self, name: str, width: int) -> str:

@@ -35,6 +35,9 @@ class Choice:
 class ChoiceLog:
     """The choices of two systems, kept in a file whose first line names them.
 
+    A last line that was cut off as it was written, by a full disk say, does not count, and the next
+    choice takes its place.
+
     Args:
         path: of the file; made with the first choice.
         systems: what a and b are, as the first line has them.
@@ -56,10 +59,10 @@ class ChoiceLog:
 
     def add(self, choice: Choice) -> None:
         """Append a choice; it is on disk when this returns."""
-        is_new = not self.path.is_file()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._mend()
         with self.path.open("a", encoding="utf-8") as file:
-            if is_new:
+            if file.tell() == 0:
                 file.write(json.dumps(self._head) + "\n")
             file.write(json.dumps(asdict(choice)) + "\n")
             file.flush()
@@ -70,8 +73,22 @@ class ChoiceLog:
     def _head(self) -> dict[str, str]:
         return dict(zip(("a", "b"), self.systems, strict=True))
 
+    def _mend(self) -> None:
+        """Have the file end in a whole line."""
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        whole = content.rfind(b"\n") + 1
+        if content[whole:]:
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+                file.seek(whole)
+                file.write(content[whole:] + b"\n" if _parsed(content[whole:].decode()) else b"")
+
     def _read(self) -> None:
         head, *lines = self.path.read_text("utf-8").splitlines(keepends=True) or [""]
+        if not lines and json.dumps(self._head).startswith(head) and not _parsed(head):
+            return
+        if lines and not lines[-1].endswith("\n") and not _parsed(lines[-1]):
+            lines.pop()
         if _parsed(head) != self._head:
             raise UsageError(
                 f"{self.path} holds choices between {head.strip() or 'nothing'}, not between "

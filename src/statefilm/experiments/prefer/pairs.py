@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -48,8 +48,13 @@ class Pair:
         return self.a if (self.left if side == "left" else self.right) == "a" else self.b
 
 
-def find_pairs(a: Path, b: Path) -> tuple[list[Pair], list[str]]:
+def find_pairs(
+    a: Path, b: Path, only: Collection[str] | None = None
+) -> tuple[list[Pair], list[str]]:
     """Pairs of images or clips with the same name below two folders.
+
+    Args:
+        only: names of files that count, as if there were no others; None is all.
 
     Returns:
         The pairs, sorted by name, and the names that only one folder has.
@@ -58,6 +63,8 @@ def find_pairs(a: Path, b: Path) -> tuple[list[Pair], list[str]]:
         UsageError: a folder is missing, or they share no name.
     """
     names = [_media(folder) for folder in (a, b)]
+    if only is not None:
+        names = [found & set(only) for found in names]
     shared = sorted(names[0] & names[1])
     if not shared:
         endings = ", ".join(MEDIA_TYPES)

@@ -124,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = make()
         except (ValueError, OverflowError) as error:
             return self._error(HTTPStatus.BAD_REQUEST, str(error))
+        except OSError as error:  # a full disk
+            return self._error(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"the choice could not be kept: {error}"
+            )
         self._json(content)
 
     def _error(self, status: HTTPStatus, message: str) -> None:

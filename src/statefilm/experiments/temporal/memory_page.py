@@ -62,7 +62,8 @@ def write_memory_page(results: MemoryResults, folder: Path) -> Path:
 def _how(results: MemoryResults) -> str:
     device = results.machine["device"].split(":")[0]
     return (
-        f"`statefilm experiment {NAME}`, measured with {machine.line(results.machine)}. "
+        f"`statefilm experiment {NAME} --rounds {results.settings['rounds']}`, measured with "
+        f"{machine.line(results.machine)}. "
         "*Kept* is what one training forward of one clip keeps for its backward: exact bytes, each "
         "storage once, weights left out. Times are medians of "
         f"{results.settings['rounds']} rounds in which the layers take turns; a step is forward "

@@ -43,7 +43,8 @@ def write_quality_page(
         place = study_folder(study)
         sections += [
             f"## {study.name[0].upper()}{study.name[1:]}",
-            f"`statefilm experiment {NAME}` with {how(study, arms)} {_judged(study)}",
+            f"`statefilm experiment {NAME}` with {how(study, arms, _flags(study))} "
+            f"{_judged(study)}",
             *body(
                 study,
                 arms,
@@ -77,6 +78,13 @@ def found(study: Study, arms: Arms) -> str:
 def study_folder(study: Study) -> str:
     """The folder of a study's runs, such as "balls-16-frames"."""
     return re.sub(r"\W+", "-", study.name)
+
+
+def _flags(study: Study) -> str:
+    """What tells the command which world and length."""
+    section = study.recipe_of(study.baseline, 0).data[0].clips
+    assert section is not None
+    return f"--worlds {section.world} --frames {section.num_frames} "
 
 
 def _judged(study: Study) -> str:

@@ -12,8 +12,10 @@ from diffusers import ModelMixin
 from PIL.Image import Image
 from torch import Tensor
 
+from statefilm.errors import UsageError
 from statefilm.models.vae import encode_frames
 from statefilm.pipelines import HTHPipeline, VideoDiffusionPipeline
+from statefilm.pipelines.loading import can_compile
 from statefilm.pipelines.media import make_grid, save_mp4, save_png
 from statefilm.training.batches import Batch
 from statefilm.training.objectives import Draw, Objective
@@ -62,6 +64,11 @@ class DiffusionTask(Task):
         return self.objective.errors(*self._predict(batch))
 
     def compile(self) -> None:
+        if not can_compile(self.device):
+            raise UsageError(
+                "compile: blocks needs a C++ compiler on a CPU, found none: compile=none trains "
+                "without"
+            )
         torch._dynamo.config.recompile_limit = COMPILED_GRAPHS
         kinds = self.denoiser._repeated_blocks
         for module in self.denoiser.modules():
