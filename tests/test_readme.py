@@ -21,7 +21,7 @@ def blocks(language):
 
 def commands():
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("statefilm ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("statefilm ")]
 
 
 def test_commands_run(tmp_path, monkeypatch):
