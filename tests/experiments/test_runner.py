@@ -15,7 +15,7 @@ from statefilm.cli.main import run
 from statefilm.errors import UsageError
 from statefilm.experiments import STUDIES, Measures, report, run_study, write_report
 from statefilm.experiments import study as studies
-from statefilm.experiments.runner import LEVELS, _workers
+from statefilm.experiments.runner import LEVELS, _read, _workers
 
 TOY = {
     "compile": "none",
@@ -94,6 +94,13 @@ def test_a_run_of_another_recipe_is_not_gone_on_with(toy, done, tmp_path):
     with pytest.raises(UsageError, match="run holds a run of another recipe: give another folder"):
         run_study(replace(toy, steps=3), tmp_path, [0], arms=["H"])
     assert run_study(toy, tmp_path, [0], arms=["H"])[0].steps == 2
+
+
+def test_arms_by_the_clock_of_other_threads_are_not_mixed(tmp_path):
+    file = tmp_path / "outcome.json"
+    file.write_text(json.dumps({"recipe": {}, "threads": 1}))
+    with pytest.raises(UsageError, match="with 1 threads, not with 2: give as many --jobs"):
+        _read(file, {"recipe": {}, "threads": 2})
 
 
 def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):
