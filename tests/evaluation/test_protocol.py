@@ -232,6 +232,15 @@ def test_means_of_the_splits_are_over_the_same_tasks(perfect):
         assert perfect.metrics[f"mean.strict.{part}"].n == count
 
 
+def test_a_split_has_no_mean_where_no_task_has_both():
+    results = evaluate_t2i(oracle, images_per_task=4, tasks=["single_object", "counting"])
+    assert {name for name in results.metrics if name.startswith("mean.")} == {
+        "mean.strict",
+        "mean.parity",
+        "mean.soft",
+    }
+
+
 def test_results_are_written(tmp_path, perfect, clips):
     results = perfect | clips
     path = results.write(tmp_path / "deep" / "eval")

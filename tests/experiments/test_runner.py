@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 from PIL import Image
 
 from statefilm.cli.main import run
 from statefilm.errors import UsageError
 from statefilm.experiments import STUDIES, Measures, report, run_study, write_report
 from statefilm.experiments import study as studies
-from statefilm.experiments.runner import LEVELS, _read, _workers
+from statefilm.experiments.runner import LEVELS, _borrow, _read, _workers
 
 TOY = {
     "compile": "none",
@@ -101,6 +102,26 @@ def test_arms_by_the_clock_of_other_threads_are_not_mixed(tmp_path):
     file.write_text(json.dumps({"recipe": {}, "threads": 1}))
     with pytest.raises(UsageError, match="with 1 threads, not with 2: give as many --jobs"):
         _read(file, {"recipe": {}, "threads": 2})
+
+
+def test_a_run_by_the_clock_is_lent_where_the_threads_are_as_many(tmp_path):
+    recipe = STUDIES["mixer-time"].recipe_of("Hydra", 0)
+    lent = tmp_path / "other" / "Hydra" / "seed-0"
+    (lent / "run").mkdir(parents=True)
+    for threads, taken in ((torch.get_num_threads() + 1, False), (torch.get_num_threads(), True)):
+        made_with = {"recipe": recipe.model_dump(mode="json"), "threads": threads}
+        (lent / "outcome.json").write_text(json.dumps(made_with))
+        run = tmp_path / "mixer-time" / "Hydra" / "seed-0" / "run"
+        run.parent.mkdir(parents=True, exist_ok=True)
+        _borrow(run, recipe, tmp_path)
+        assert run.is_dir() == taken
+
+
+def test_the_page_of_a_baseline_alone_says_so(toy, done, tmp_path):
+    folder, outcomes, _ = done
+    toy = replace(toy, headline="single_object.strict")
+    page = write_report(toy, [one for one in outcomes if one.arm == "H"], folder, tmp_path)
+    assert page.read_text("utf-8").endswith("## Found\n\nThere is no other arm than H.\n")
 
 
 def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):

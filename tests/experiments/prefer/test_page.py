@@ -1,5 +1,6 @@
 """The server over real connections, and the page in a real browser."""
 
+import errno
 import json
 import shutil
 from http.client import HTTPConnection
@@ -88,6 +89,21 @@ def test_bad_choices_are_refused(call, token, session, change, message):
     status, _, content = call("POST", "/choice", body)
     assert status == 400 and message in json.loads(content)["error"]
     assert not session.log.choices
+
+
+def test_a_choice_that_the_disk_does_not_take_is_answered_with_a_line(
+    call, token, session, monkeypatch
+):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(session.log, "add", full)
+    body = {"token": token, "index": 0, "answer": "left", "seconds": 1}
+    status, _, content = call("POST", "/choice", body)
+    message = json.loads(content)["error"]
+    assert status == 500 and "could not be kept: [Errno 28] No space left" in message
+    monkeypatch.undo()
+    assert call("POST", "/choice", body)[0] == 200 and len(session.log.choices) == 1
 
 
 @pytest.mark.parametrize(
