@@ -95,6 +95,7 @@ def model(tmp_path_factory):
         default_width=32,
         default_num_frames=5,
         default_steps=2,
+        default_video_guidance_scale=2.0,
     )
     folder = tmp_path_factory.mktemp("models") / "toy"
     pipeline.save_pretrained(folder)

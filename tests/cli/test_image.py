@@ -26,6 +26,7 @@ def test_writes_a_file_and_prints_path_and_seed(cli, model):
     assert pixels(outcome.paths[0]).shape == (32, 32, 3)
     meta = read_provenance(outcome.paths[0])
     assert (meta["prompt"], meta["seed"], meta["steps"]) == (PROMPT, 7, 2)
+    assert meta["guidance_scale"] == 3
     assert len(meta["model_hash"]) == 64
 
 

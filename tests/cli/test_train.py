@@ -62,7 +62,7 @@ def test_dry_run_checks_and_makes_nothing(cli, refused, tmp_path):
 
 def test_eval_world_prints_a_table_and_writes_results(cli, model, tmp_path):
     args = ("eval", "world", "-m", model, "--tasks", "single_object,colors", "--clips", 2)
-    args += ("--images-per-task", 4, "--steps", 1, "-g", 1, "--output", "scores")
+    args += ("--images-per-task", 4, "--steps", 1, "--output", "scores")
     outcome = cli(*args)
     assert outcome.code == 0, outcome.err
     assert "single_object.strict" in outcome.out and "motion_class" in outcome.out
@@ -70,7 +70,9 @@ def test_eval_world_prints_a_table_and_writes_results(cli, model, tmp_path):
     entry = results["metrics"]["colors.parity"]
     assert set(entry) == {"value", "low", "high", "n", "floor"}
     assert entry["n"] == 4 and entry["low"] <= entry["value"] <= entry["high"]
-    assert results["details"]["run"]["num_inference_steps"] == 1
+    used = results["details"]["run"]
+    assert used["num_inference_steps"] == 1
+    assert (used["guidance_scale"], used["video_guidance_scale"]) == (3, 2)
     assert {"total_score", "event_order", "colors.soft"} <= results["metrics"].keys()
     page = (tmp_path / "scores" / "index.html").read_text("utf-8")
     assert "event_order.worst" in page and page.count("data:image/webp") > 20

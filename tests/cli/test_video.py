@@ -27,6 +27,7 @@ def test_writes_a_clip_with_its_provenance(cli, model, tmp_path):
     assert len(frames("clip.mp4")) == 5
     meta = json.loads((tmp_path / "clip.json").read_text())
     assert (meta["prompt"], meta["num_frames"], meta["fps"]) == (PROMPT, 5, 6)
+    assert meta["guidance_scale"] == 2  # the model's own for videos
     assert json.loads(cli("meta", "clip.mp4").out) == meta
 
 

@@ -279,6 +279,16 @@ def test_videos_may_have_a_shift_of_their_own():
     assert not torch.allclose(sample(pipe, num_frames=5).frames, sample(plain, num_frames=5).frames)
 
 
+def test_videos_may_have_a_guidance_scale_of_their_own():
+    pipe, plain = make_pipeline(default_video_guidance_scale=5.0), make_pipeline()
+    assert (pipe.default_guidance(1), pipe.default_guidance(5)) == (3.0, 5.0)
+    assert plain.default_guidance(5) == 3.0
+    close(sample(pipe).images, sample(plain).images)
+    own = sample(pipe, num_frames=5).frames
+    close(own, sample(plain, num_frames=5, guidance_scale=5.0).frames)
+    assert not torch.allclose(own, sample(plain, num_frames=5).frames)
+
+
 def test_the_shift_may_follow_the_number_of_tokens():
     pipe = make_pipeline(shift_tokens=16)
     time, rows, columns = pipe.size_steps

@@ -106,14 +106,20 @@ def world(
             )
     settings: dict[str, Any] = {
         "num_inference_steps": value_or(steps, pipe.config.default_steps),
-        "guidance_scale": value_or(guidance_scale, pipe.config.default_guidance_scale),
+        "guidance_scale": guidance_scale,
         "sampler": value_or(sampler, default_sampler(pipe.scheduler)),
         "shift": shift,
     }
     make_scheduler(pipe.scheduler, settings["sampler"], settings["num_inference_steps"], shift)
-    used = {"shift": value_or(shift, pipe.default_shift(1))}
+    used = {
+        "guidance_scale": value_or(guidance_scale, pipe.default_guidance(1)),
+        "shift": value_or(shift, pipe.default_shift(1)),
+    }
     if video:
-        used["video_shift"] = value_or(shift, pipe.default_shift(num_frames))
+        used |= {
+            "video_guidance_scale": value_or(guidance_scale, pipe.default_guidance(num_frames)),
+            "video_shift": value_or(shift, pipe.default_shift(num_frames)),
+        }
     run = {"model": model, "model_hash": model_hash(resolve_model(model)), **settings, **used}
     results = Results({})
 

@@ -40,7 +40,7 @@ def resolve_settings(pipe: LocalPipeline, request: Request, samples: Sequence[Sa
         fps=fps,
         steps=value_or(request.steps, config.default_steps),
         guidance_scale=value_or(
-            request.guidance_scale, config.default_guidance_scale if guided else 1.0
+            request.guidance_scale, pipe.default_guidance(num_frames) if guided else 1.0
         ),
         sampler=value_or(request.sampler, default_sampler(pipe.scheduler)),
         shift=value_or(request.shift, pipe.default_shift(num_frames, height, width)),

@@ -70,6 +70,11 @@ class LocalPipeline(DiffusionPipeline):
         """Height and width that suit the model, of an image or of a clip."""
         return self.config.default_height, self.config.default_width
 
+    def default_guidance(self, num_frames: int) -> float:
+        """The guidance scale that suits the model, of an image or of a clip."""
+        scale: float = self.config.default_guidance_scale
+        return scale
+
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a local folder in the diffusers layout; safetensors only, nothing is fetched or run.

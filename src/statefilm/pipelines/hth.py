@@ -72,6 +72,7 @@ class HTHPipeline(LocalPipeline):
             default_fps: what suits this model; saved with it. `default_num_frames` and
             `default_fps` are for a video.
         default_image_size: height and width of an image, where they are not those of a clip.
+        default_video_guidance_scale: the guidance scale of videos, where it is not that of images.
         default_video_shift: timestep shift of videos; None is the scheduler's own, as for images.
         shift_tokens: the number of tokens at which the scheduler's own shift holds; that of n
             tokens is sqrt(n / shift_tokens) times as large. None leaves it as it is.
@@ -99,6 +100,7 @@ class HTHPipeline(LocalPipeline):
         default_guidance_scale: float = 3.0,
         default_fps: int = 8,
         default_image_size: tuple[int, int] | None = None,
+        default_video_guidance_scale: float | None = None,
         default_video_shift: float | None = None,
         shift_tokens: int | None = None,
         max_text_length: int = 256,
@@ -119,6 +121,7 @@ class HTHPipeline(LocalPipeline):
             default_guidance_scale=default_guidance_scale,
             default_fps=default_fps,
             default_image_size=default_image_size,
+            default_video_guidance_scale=default_video_guidance_scale,
             default_video_shift=default_video_shift,
             shift_tokens=shift_tokens,
             max_text_length=max_text_length,
@@ -134,6 +137,10 @@ class HTHPipeline(LocalPipeline):
     def default_size(self, num_frames: int) -> tuple[int, int]:
         image = self.config.default_image_size if num_frames == 1 else None
         return tuple(image) if image else super().default_size(num_frames)
+
+    def default_guidance(self, num_frames: int) -> float:
+        video: float | None = self.config.default_video_guidance_scale if num_frames > 1 else None
+        return super().default_guidance(num_frames) if video is None else video
 
     def default_shift(
         self, num_frames: int, height: int | None = None, width: int | None = None
@@ -269,7 +276,7 @@ class HTHPipeline(LocalPipeline):
         own = self.default_size(num_frames)
         height, width = own[0] if height is None else height, own[1] if width is None else width
         steps = config.default_steps if num_inference_steps is None else num_inference_steps
-        scale = config.default_guidance_scale if guidance_scale is None else guidance_scale
+        scale = self.default_guidance(num_frames) if guidance_scale is None else guidance_scale
         wanted = callback_on_step_end_tensor_inputs
         self.check_inputs(
             prompt,
