@@ -267,6 +267,10 @@ def test_a_latent_model_trains_on_a_vae_and_a_noise_prediction(smoke_runs, tmp_p
         pipe = HTHPipeline.from_pretrained(train(recipe, tmp_path / kind))
         assert pipe.vae is not None
         assert pipe.scheduler.config.prediction_type == kind
+    recipe = tiny_recipe(f"vae={tmp_path / 'vae_run'}")
+    says = r"takes 3 channels, latents of the VAE have 4: model\.overrides\.in_channels=4 fits"
+    with pytest.raises(UsageError, match=says):
+        train(recipe, tmp_path / "pixels")
 
 
 def test_a_frozen_text_encoder_stays_as_it_was(smoke_runs, tmp_path):

@@ -148,9 +148,10 @@ class DenoiserTask(DiffusionTask):
         shape = latent_shape(self.vae, *size)
         channels = self.transformer.config.in_channels
         if shape[0] != channels:
+            given = "latents of the VAE" if self.vae else "pixels"
             raise UsageError(
-                f"the model takes {channels} channels, {'the VAE' if self.vae else 'pixels'} "
-                f"have {shape[0]}"
+                f"the model takes {channels} channels, {given} have {shape[0]}: "
+                f"model.overrides.in_channels={shape[0]} fits"
             )
         return shape
 
