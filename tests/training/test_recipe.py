@@ -17,6 +17,7 @@ SMOKED = (
     "world_finish",
     "world_order",
     "world_pairs",
+    "world_motion",
     "clips_maze",
     "clips_balls",
 )
