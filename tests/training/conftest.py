@@ -54,7 +54,8 @@ def smoke_runs(tmp_path_factory):
     """The working folder with two steps of the recipes that others start from, in `runs`."""
     folder = tmp_path_factory.mktemp("smoke")
     with chdir(folder):
-        for stage in ("t2i", "t2v", "joint", "refine", "text", "bind", "finish", "order"):
+        stages = ("t2i", "t2v", "joint", "refine", "text", "bind", "finish", "order", "pairs")
+        for stage in stages:
             name = f"smoke_world_{stage}"
             train(load_recipe(name, ["steps=2", "samples.every_steps=0"]), Path("runs") / name)
     return folder
