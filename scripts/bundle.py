@@ -19,11 +19,13 @@ from statefilm.pipelines.sampling import make_scheduler
 def bundle(run: str, name: str, defaults: dict[str, Any]) -> Path:
     """Write `bundled/<name>` from a run folder; what decays stays float32.
 
-    `defaults` changes the pipeline's own `default_...` fields; "shift" is its scheduler's.
+    `defaults` changes the pipeline's own `default_...` fields; "shift" and "sampler" are its
+    scheduler's.
     """
     pipe = load_pipeline(run, "bfloat16", "cpu")
-    if "shift" in defaults:
-        pipe.scheduler = make_scheduler(pipe.scheduler, None, 1, float(defaults.pop("shift")))
+    sampler, shift = defaults.pop("sampler", None), defaults.pop("shift", None)
+    if sampler or shift:
+        pipe.scheduler = make_scheduler(pipe.scheduler, sampler, 1, shift)
     for field in defaults:
         if field not in pipe.config:
             raise suggest(field, [f for f in pipe.config if f.startswith("default_")], "default")

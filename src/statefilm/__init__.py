@@ -27,8 +27,11 @@ _HOMES = {
     "TemporalSSMUNet": "statefilm.models",
     "VideoDiffusionPipeline": "statefilm.pipelines",
     "load_pipeline": "statefilm.pipelines",
-    # diffusers asks a component's library for the base class that says how to load it.
-    "ModelMixin": "diffusers",
+    # diffusers asks a component's library for the class, and for the base that says how to load it.
+    **dict.fromkeys(
+        ("DDIM", "DPMSolver", "FlowAncestral", "UniPC"), "statefilm.pipelines.schedulers"
+    ),
+    **dict.fromkeys(("ModelMixin", "SchedulerMixin"), "diffusers"),
 }
 
 

@@ -8,9 +8,13 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 
-from statefilm import HTHPipeline
+from statefilm import HTHPipeline, load_pipeline
 from statefilm.errors import UsageError
-from statefilm.pipelines.sampling import seed_generators
+from statefilm.pipelines.sampling import (
+    default_sampler,
+    make_scheduler,
+    seed_generators,
+)
 
 from .conftest import PLAN, make_pipeline
 
@@ -64,11 +68,13 @@ def test_output_types_agree(pipe, num_frames):
         np.testing.assert_array_equal(made["np"].images, array[:, 0])
 
 
-def test_a_sample_is_the_same_alone_and_in_a_batch(pipe):
+@pytest.mark.parametrize("sampler", ["flow_euler", "flow_ancestral"])
+def test_a_sample_is_the_same_alone_and_in_a_batch(pipe, sampler):
     prompts = [PROMPT, "a blue square, then right", "the circle above the blue square"]
-    batch = sample(pipe, prompts, count=3).images
+    batch = sample(pipe, prompts, count=3, sampler=sampler).images
     for index, prompt in enumerate(prompts):
-        close(sample(pipe, prompt, seed=7 + index).images[0], batch[index])
+        alone = sample(pipe, prompt, seed=7 + index, sampler=sampler).images[0]
+        close(alone, batch[index])
     assert (batch[0] - batch[1]).abs().max() > 0.01
 
 
@@ -269,6 +275,21 @@ def test_tuples_for_those_who_want_them(pipe):
     assert torch.equal(images, sample(pipe).images)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("sampler", ["flow_euler", "flow_ancestral", "dpm++", "unipc"])
+def test_a_saved_model_keeps_its_sampler(sampler, tmp_path):
+    plain = make_pipeline()
+    plain.scheduler = make_scheduler(plain.scheduler, sampler, 1)
+    plain.save_pretrained(tmp_path)
+    pipe = load_pipeline(tmp_path, dtype="float32", device="cpu")
+    assert default_sampler(pipe.scheduler) == sampler
+    own = sample(pipe).images
+    close(own, sample(make_pipeline(), sampler=sampler).images)
+    close(sample(pipe, sampler="flow_euler").images, sample(make_pipeline()).images)
+    if sampler != "flow_euler":
+        assert not torch.allclose(own, sample(make_pipeline()).images)
+
+
 def test_videos_may_have_a_shift_of_their_own():
     pipe = make_pipeline(default_video_shift=5.0)
     assert (pipe.default_shift(1), pipe.default_shift(5)) == (2.0, 5.0)
@@ -359,7 +380,7 @@ def test_bfloat16_stays_near_float32(pipe):
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),
         ({"generator": seed_generators(0, 2)}, "2 generators for 1 samples"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
-        ({"sampler": "ddim"}, "choose from flow_euler, dpm"),
+        ({"sampler": "ddim"}, "choose from flow_euler, flow_ancestral, dpm"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'noise': choose from latents"),
     ],
 )

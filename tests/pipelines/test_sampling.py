@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SPREAD = 0.3
 FLOW = FlowMatchEulerDiscreteScheduler(shift=2.0)
+DRAW_NOISE = ("ddpm", "flow_ancestral")
 
 
 def noise_schedule(prediction):
@@ -58,7 +59,7 @@ def integrate(base, sampler, steps, noise):
         torch.testing.assert_close(
             predicted_sample(scheduler, prediction, step, x), clean, atol=2e-4, rtol=1e-3
         )
-        options = {"generator": generator} if sampler == "ddpm" else {}
+        options = {"generator": generator} if sampler in DRAW_NOISE else {}
         x = scheduler.step(prediction, timestep, x, **options)[0]
     return x
 
@@ -74,12 +75,12 @@ def test_flow_samplers_follow_the_ode(sampler):
     assert errors[2] < 0.02
 
 
-@pytest.mark.parametrize("sampler", ["flow_euler", "dpm++", "unipc"])
+@pytest.mark.parametrize("sampler", ["flow_euler", "flow_ancestral", "dpm++", "unipc"])
 def test_no_step_is_skipped_where_timesteps_repeat(sampler):
     base = FlowMatchEulerDiscreteScheduler(shift=100.0)
     scheduler = make_scheduler(base, sampler, 30)
     repeats = len(scheduler.timesteps) - len(scheduler.timesteps.unique())
-    assert (repeats > 0) == (sampler != "flow_euler")
+    assert (repeats > 0) == (not sampler.startswith("flow_"))
     x = torch.ones(1, 1, 1)
     for timestep in scheduler.timesteps:
         x = scheduler.step(torch.ones_like(x), timestep, x)[0]
@@ -148,13 +149,51 @@ def test_schedulers_of_diffusers_are_put_right(sampler):
     assert default_sampler(theirs.from_config(ddpm_scheduler(256).config)) == sampler
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_ddpm_draws_from_the_data(prediction):
+@pytest.mark.parametrize(
+    ("sampler", "base"),
+    [
+        ("ddpm", noise_schedule("epsilon")),
+        ("ddpm", noise_schedule("v_prediction")),
+        ("flow_ancestral", FLOW),
+    ],
+)
+def test_noisy_samplers_draw_from_the_data(sampler, base):
     noise = torch.randn(1, 1, 20_000, generator=torch.Generator().manual_seed(0))
-    made = integrate(noise_schedule(prediction), "ddpm", 100, noise)
+    made = integrate(base, sampler, 100, noise)
     assert made.std().item() == pytest.approx(SPREAD, rel=0.1)
     # It adds noise of its own: where a sample starts says little of where it ends.
     assert torch.corrcoef(torch.cat([made[0], noise[0]]))[0, 1] < 0.5
+
+
+def test_ancestral_steps_are_those_of_ddpm():
+    """A flow's levels, divided by their lengths, are those of a process that keeps the variance."""
+    scheduler = make_scheduler(FLOW, "flow_ancestral", 8)
+    level, lower = scheduler.sigmas[3], scheduler.sigmas[4]
+    noises = torch.randn(2, 1, 200_000, generator=torch.Generator().manual_seed(0))
+    clean, level_noise = torch.full_like(noises[0], 0.7), noises[1]
+    scheduler.set_begin_index(3)
+    x = (1 - level) * clean + level * level_noise
+    generator = torch.Generator().manual_seed(1)
+    options = {"generator": generator, "return_dict": False}
+    (made,) = scheduler.step(level_noise - clean, scheduler.timesteps[3], x, **options)
+
+    bar, bar_lower = ((1 - s) ** 2 / ((1 - s) ** 2 + s**2) for s in (level, lower))
+    alpha = bar / bar_lower
+    variance = (1 - bar_lower) / (1 - bar) * (1 - alpha)
+    mean = bar_lower.sqrt() * (1 - alpha) / (1 - bar) * clean
+    mean += alpha.sqrt() * (1 - bar_lower) / (1 - bar) * x * (bar.sqrt() / (1 - level))
+    error = made * (bar_lower.sqrt() / (1 - lower)) - mean
+    assert error.mean().item() == pytest.approx(0, abs=0.005)
+    assert error.var().item() == pytest.approx(variance.item(), rel=0.02)
+    assert torch.corrcoef(torch.cat([error, level_noise]))[0, 1].abs() < 0.01
+
+
+def test_ancestral_steps_between_levels_of_pure_noise():
+    scheduler = make_scheduler(FLOW, "flow_ancestral", 4, shift=1e12)
+    x = torch.ones(1, 1, 1)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(torch.zeros_like(x), timestep, x)[0]
+        assert torch.isfinite(x).all()
 
 
 def test_the_last_euler_step_is_as_long_as_the_others():
@@ -181,7 +220,7 @@ def test_a_call_has_a_scheduler_of_its_own():
     assert first.config.shift == 2.0
 
 
-@pytest.mark.parametrize("sampler", ["flow_euler", "dpm++", "unipc"])
+@pytest.mark.parametrize("sampler", ["flow_euler", "flow_ancestral", "dpm++", "unipc"])
 def test_a_call_may_have_a_shift_of_its_own(sampler):
     own = make_scheduler(FlowMatchEulerDiscreteScheduler(shift=4.0), sampler, 10).sigmas
     asked = make_scheduler(FLOW, sampler, 10, shift=4.0).sigmas
@@ -196,6 +235,11 @@ def test_a_shift_that_makes_no_sense_is_refused():
             make_scheduler(FLOW, None, 4, shift)
     with pytest.raises(UsageError, match="for flow models, this one predicts epsilon"):
         make_scheduler(noise_schedule("epsilon"), "ddim", 4, 2.0)
+
+
+@pytest.mark.parametrize("name", ["flow_euler", "flow_ancestral"])
+def test_schedulers_of_a_flow_keep_their_names(name):
+    assert default_sampler(make_scheduler(FLOW, name, 4)) == name
 
 
 def test_back_to_euler_from_a_saved_solver():

@@ -54,7 +54,8 @@ Sampler = Annotated[
     typer.Option(
         "--sampler",
         metavar="NAME",
-        help="flow_euler, dpm++, unipc, ddim or ddpm, as the model allows. [the model's own]",
+        help="flow_euler, flow_ancestral, dpm++, unipc, ddim or ddpm, as the model allows. "
+        "[the model's own]",
     ),
 ]
 Shift = Annotated[

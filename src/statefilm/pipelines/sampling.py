@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from statefilm.errors import UsageError, suggest
-from statefilm.pipelines.schedulers import DDIM, DPMSolver, UniPC, clean_sample
+from statefilm.pipelines.schedulers import DDIM, DPMSolver, FlowAncestral, UniPC, clean_sample
 
 __all__ = [
     "SAMPLERS",
@@ -38,6 +38,7 @@ class Sampler(NamedTuple):
 
 SAMPLERS: dict[str, Sampler] = {
     "flow_euler": Sampler(FlowMatchEulerDiscreteScheduler, (FLOW,)),
+    "flow_ancestral": Sampler(FlowAncestral, (FLOW,)),
     "dpm++": Sampler(DPMSolver, (FLOW, *NOISE_MODELS)),
     "unipc": Sampler(UniPC, (FLOW, *NOISE_MODELS)),
     "ddim": Sampler(DDIM, NOISE_MODELS),
@@ -54,8 +55,12 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
 
 def default_sampler(scheduler: SchedulerMixin) -> str:
     """The name of a pipeline's own scheduler in `SAMPLERS`."""
-    for name, sampler in SAMPLERS.items():
-        if _is_of(scheduler, sampler.scheduler):
+    kinds = [(name, sampler.scheduler) for name, sampler in SAMPLERS.items()]
+    for name, kind in kinds:
+        if type(scheduler) is kind:
+            return name
+    for name, kind in kinds:
+        if _is_of(scheduler, kind):
             return name
     raise UsageError(f"no sampler for scheduler {type(scheduler).__name__}")
 
@@ -107,12 +112,12 @@ def make_scheduler(
         raise UsageError(f"shift {shift:g} is for flow models, this one predicts {kind}")
     elif not 0 < shift < math.inf:
         raise UsageError(f"shift {shift:g} is not a finite number above 0")
-    fields = {} if shift is None else _flow_fields(sampler, shift)
+    fields = {} if shift is None else _flow_fields(scheduler_class, shift)
     if kind != FLOW or _is_of(base, scheduler_class):
         scheduler = scheduler_class.from_config(base.config, **fields)
     else:
         scheduler = scheduler_class(num_train_timesteps=trained, **fields)
-    if sampler == "flow_euler":
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         # Explicit, because the default spends its last step between sigma 0.001 and 0.
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps))
     else:
@@ -192,8 +197,8 @@ def _is_of(scheduler: SchedulerMixin, kind: type[SchedulerMixin]) -> bool:
     return isinstance(scheduler, kind) or issubclass(kind, type(scheduler))
 
 
-def _flow_fields(sampler: str, shift: float) -> dict[str, Any]:
+def _flow_fields(kind: type[SchedulerMixin], shift: float) -> dict[str, Any]:
     """How the multistep solvers are told that the model predicts a flow."""
-    if sampler == "flow_euler":
+    if issubclass(kind, FlowMatchEulerDiscreteScheduler):
         return {"shift": shift}
     return {"prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift}

@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteSchedulerOutput,
+)
+from diffusers.utils.torch_utils import randn_tensor
 
-__all__ = ["DDIM", "DPMSolver", "UniPC", "clean_sample", "clip"]
+__all__ = ["DDIM", "DPMSolver", "FlowAncestral", "UniPC", "clean_sample", "clip"]
 
 
 def clip(scheduler: Any, clean: torch.Tensor) -> torch.Tensor:
@@ -61,6 +70,43 @@ class DDIM(DDIMScheduler):
         if not return_dict:
             return made, clean
         return DDIMSchedulerOutput(prev_sample=made, pred_original_sample=clean)
+
+
+class FlowAncestral(FlowMatchEulerDiscreteScheduler):
+    """DDPM's sampling for a flow, whose level s is x_s = (1 - s) x_0 + s n.
+
+    Each step draws from the posterior of its lower level, given the level above and the clean
+    sample that the model foresees (arXiv 2006.11239, equation 7, which is DDIM's at an eta of 1,
+    arXiv 2010.02502, equation 16): of the noise that the model finds, as large a part goes on as
+    the ratio of the two levels' noise-to-signal; the rest is drawn afresh. Later steps can so put
+    right what early ones got wrong.
+    """
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[torch.Tensor]:
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        level, lower = self.sigmas[self.step_index], self.sigmas[self.step_index + 1]
+        sample, velocity = sample.float(), model_output.float()
+        clean = sample - level * velocity
+        noise = sample + (1 - level) * velocity
+        # A shift may be so large that the lower level rounds to pure noise as well.
+        kept = lower * (1 - level) / (level * (1 - lower).clamp_min(1e-12))
+        fresh = randn_tensor(
+            sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
+        )
+        noise = kept * noise + (1 - kept.square()).sqrt() * fresh
+        made = ((1 - lower) * clean + lower * noise).to(model_output.dtype)
+        self._step_index += 1
+        if not return_dict:
+            return (made,)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=made)
 
 
 class _Clipped:
