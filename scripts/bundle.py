@@ -24,8 +24,7 @@ def bundle(run: str, name: str, defaults: dict[str, Any]) -> Path:
     """
     pipe = load_pipeline(run, "bfloat16", "cpu")
     sampler, shift = defaults.pop("sampler", None), defaults.pop("shift", None)
-    if sampler or shift:
-        pipe.scheduler = make_scheduler(pipe.scheduler, sampler, 1, shift)
+    pipe.scheduler = make_scheduler(pipe.scheduler, sampler, 1, shift)
     for field in defaults:
         if field not in pipe.config:
             raise suggest(field, [f for f in pipe.config if f.startswith("default_")], "default")

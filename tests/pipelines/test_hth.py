@@ -10,11 +10,7 @@ from diffusers import FirstBlockCacheConfig
 
 from statefilm import HTHPipeline, load_pipeline
 from statefilm.errors import UsageError
-from statefilm.pipelines.sampling import (
-    default_sampler,
-    make_scheduler,
-    seed_generators,
-)
+from statefilm.pipelines.sampling import default_sampler, make_scheduler, seed_generators
 
 from .conftest import PLAN, make_pipeline
 

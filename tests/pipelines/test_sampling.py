@@ -188,8 +188,9 @@ def test_ancestral_steps_are_those_of_ddpm():
     assert torch.corrcoef(torch.cat([error, level_noise]))[0, 1].abs() < 0.01
 
 
-def test_ancestral_steps_between_levels_of_pure_noise():
-    scheduler = make_scheduler(FLOW, "flow_ancestral", 4, shift=1e12)
+@pytest.mark.parametrize("shift", [1e6, 1e7, 3e7, 1e12])
+def test_ancestral_steps_between_levels_that_round_alike(shift):
+    scheduler = make_scheduler(FLOW, "flow_ancestral", 30, shift=shift)
     x = torch.ones(1, 1, 1)
     for timestep in scheduler.timesteps:
         x = scheduler.step(torch.zeros_like(x), timestep, x)[0]
@@ -235,11 +236,6 @@ def test_a_shift_that_makes_no_sense_is_refused():
             make_scheduler(FLOW, None, 4, shift)
     with pytest.raises(UsageError, match="for flow models, this one predicts epsilon"):
         make_scheduler(noise_schedule("epsilon"), "ddim", 4, 2.0)
-
-
-@pytest.mark.parametrize("name", ["flow_euler", "flow_ancestral"])
-def test_schedulers_of_a_flow_keep_their_names(name):
-    assert default_sampler(make_scheduler(FLOW, name, 4)) == name
 
 
 def test_back_to_euler_from_a_saved_solver():

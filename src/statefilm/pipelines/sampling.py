@@ -55,12 +55,9 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
 
 def default_sampler(scheduler: SchedulerMixin) -> str:
     """The name of a pipeline's own scheduler in `SAMPLERS`."""
-    kinds = [(name, sampler.scheduler) for name, sampler in SAMPLERS.items()]
-    for name, kind in kinds:
-        if type(scheduler) is kind:
-            return name
-    for name, kind in kinds:
-        if _is_of(scheduler, kind):
+    exact_first = sorted(SAMPLERS, key=lambda name: type(scheduler) is not SAMPLERS[name].scheduler)
+    for name in exact_first:
+        if _is_of(scheduler, SAMPLERS[name].scheduler):
             return name
     raise UsageError(f"no sampler for scheduler {type(scheduler).__name__}")
 

@@ -96,12 +96,12 @@ class FlowAncestral(FlowMatchEulerDiscreteScheduler):
         sample, velocity = sample.float(), model_output.float()
         clean = sample - level * velocity
         noise = sample + (1 - level) * velocity
-        # A shift may be so large that the lower level rounds to pure noise as well.
+        # A shift may be so large that both levels round to the same, or to pure noise.
         kept = lower * (1 - level) / (level * (1 - lower).clamp_min(1e-12))
         fresh = randn_tensor(
             sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
         )
-        noise = kept * noise + (1 - kept.square()).sqrt() * fresh
+        noise = kept * noise + (1 - kept.square()).clamp_min(0).sqrt() * fresh
         made = ((1 - lower) * clean + lower * noise).to(model_output.dtype)
         self._step_index += 1
         if not return_dict:
