@@ -35,7 +35,7 @@ def toy():
         name: {**TOY, "model.overrides.plan": [{**BLOCK, "image_scan": name}]}
         for name in ("H", "V")
     }
-    measures = Measures(("single_object",), images_per_task=3, scales=(1.0, 1.5), loss_samples=3)
+    measures = Measures(("single_object",), images={1.0: 3, 1.5: 2}, loss_samples=3)
     return replace(STUDIES["scan"], arms=arms, baseline="H", steps=2, measures=measures)
 
 
@@ -51,7 +51,8 @@ def test_every_arm_is_trained_and_measured_with_every_seed(toy, done):
     assert [(one.arm, one.seed) for one in outcomes] == [("H", 0), ("H", 1), ("V", 0), ("V", 1)]
     assert len(notes) == 4 and "2 steps" in notes[0]
     for one in outcomes:
-        assert {"single_object.strict", "single_object.strict@1.5"} <= set(one.metrics)
+        counts = [one.metrics[f"single_object.strict{at}"].n for at in ("", "@1.5")]
+        assert counts == [3, 2]
         assert list(one.losses) == [f"image {level:g}" for level in LEVELS]
         assert all(len(errors) == 3 and min(errors) > 0 for errors in one.losses.values())
     assert outcomes[0].losses != outcomes[2].losses
@@ -77,7 +78,7 @@ def test_what_is_done_is_not_done_again(toy, done):
 def test_a_run_of_the_same_recipe_is_taken_from_another_study(toy, done):
     folder, outcomes, _ = done
     alike = replace(toy, arms={"the same": toy.arms["V"]}, baseline="the same")
-    alike = replace(alike, measures=replace(toy.measures, scales=(1.0,), loss_samples=2))
+    alike = replace(alike, measures=replace(toy.measures, images={1.0: 3}, loss_samples=2))
     (taken,) = run_study(alike, folder.parent / "alike", [1])
     assert taken.seconds == outcomes[3].seconds
     assert "single_object.strict@1.5" not in taken.metrics

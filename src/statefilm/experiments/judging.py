@@ -35,12 +35,12 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
     _save_samples(recipe, sample_prompts(study.measures), pipe, samples)
     measures, size = study.measures, recipe.data[0].drawn.size
     results = Results({})
-    for scale in measures.scales:
+    for scale, count in measures.images.items():
         wanted = round(scale * size)
         make, images = _kept(generator(pipe, 1, height=wanted, width=wanted))
         found = evaluate_t2i(
             make,
-            images_per_task=measures.images_per_task,
+            images_per_task=count,
             tasks=measures.tasks,
             shapes=legible_shapes(size),
             zoom=scale,

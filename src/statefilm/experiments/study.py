@@ -33,17 +33,15 @@ class Measures:
 
     Attributes:
         tasks: of the image benchmark.
-        images_per_task: at least so many.
+        images: at least so many of each task, by their size as a multiple of the trained one.
         clips: of the motion benchmark; 0 leaves it out.
-        scales: sizes of generated images, as multiples of the trained one.
         loss_samples: of the held-back samples, for each stream and each level of `LEVELS`.
-        seams: whether borders of tokens show, at each scale; see `evaluation.world.seams`.
+        seams: whether borders of tokens show, at each size; see `evaluation.world.seams`.
     """
 
     tasks: tuple[str, ...] = T2I_TASKS
-    images_per_task: int = 96
+    images: Mapping[float, int] = field(default_factory=lambda: {1.0: 96})
     clips: int = 0
-    scales: tuple[float, ...] = (1.0,)
     loss_samples: int = 64
     seams: bool = False
 
