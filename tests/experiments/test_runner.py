@@ -134,12 +134,16 @@ def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):
     found = "Against H, at this budget and with 2 seeds: in single_object.strict "
     assert text.split("## Found\n\n")[1].startswith(found)
     assert '"a red circle", "a green square"' in text.split("## Samples")[1]
-    with Image.open(tmp_path / "scan" / "samples-0.png") as picture:
-        assert picture.height > 100
+    assert text.index("samples-1.png") < text.index("At 1.5 times the trained size:")
+    for name in ("samples-0.png", "samples-0@1.5.png"):
+        assert f"(scan/{name})" in text
+        with Image.open(tmp_path / "scan" / name) as picture:
+            assert picture.height > 90
     for part in ("## Training", "## Figures", "single_object.strict@1.5", "`experiment_t2i`"):
         assert part in text
     pictures = {file.name for file in (tmp_path / "scan").iterdir()}
-    assert pictures == {"plot.png", "samples-0.png", "samples-1.png"}
+    samples = {f"samples-{arm}{at}.png" for arm in (0, 1) for at in ("", "@1.5")}
+    assert pictures == {"plot.png", *samples}
     figures = text.split("## Figures")[1]
     assert "parity" not in figures and ".seen" not in figures
 

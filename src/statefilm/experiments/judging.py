@@ -23,20 +23,22 @@ SHOWN = 3  # clips of the picture
 
 
 def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: Path) -> Results:
-    """The benchmarks of the world, and a picture of samples.
+    """The benchmarks of the world, and a picture of samples for each size of images.
 
     Args:
         trained: the folder of the pipeline.
-        samples: the picture's file.
+        samples: the picture's file; at another size than the trained one, "@" and the scale end its
+            stem.
     """
     assert isinstance(study.measures, Measures)
     pipe = load_pipeline(trained, "float32", "cpu", kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
-    _save_samples(recipe, sample_prompts(study.measures), pipe, samples)
     measures, size = study.measures, recipe.data[0].drawn.size
     results = Results({})
     for scale, count in measures.images.items():
-        wanted = round(scale * size)
+        wanted, at = round(scale * size), at_scale(scale)
+        picture = samples.with_stem(f"{samples.stem}{at}")
+        _save_samples(recipe, sample_prompts(measures), pipe, wanted, picture)
         make, images = _kept(generator(pipe, 1, height=wanted, width=wanted))
         found = evaluate_t2i(
             make,
@@ -47,9 +49,8 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
         )
         if measures.seams:
             found |= Results({"seams": mean_seams(images, pipe.transformer.config.patch_size[1:])})
-        if scale != 1:
-            metrics = {f"{name}@{scale:g}": value for name, value in found.metrics.items()}
-            found = Results(metrics)
+        if at:
+            found = Results({f"{name}{at}": value for name, value in found.metrics.items()})
         results |= found
     if measures.clips:
         frames = max(stream.drawn.num_frames for stream in recipe.data)
@@ -57,6 +58,12 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
             generator(pipe, frames), clips=measures.clips, shapes=legible_shapes(size)
         )
     return results
+
+
+def at_scale(scale: float) -> str:
+    """What the names of figures and pictures end in, by their size as a multiple of the trained
+    one."""
+    return "" if scale == 1 else f"@{scale:g}"
 
 
 def _kept(make: Generate) -> tuple[Generate, list[torch.Tensor]]:
@@ -77,11 +84,17 @@ def sample_prompts(measures: Measures) -> list[str]:
 
 
 def _save_samples(
-    recipe: DiffusionRecipe, prompts: list[str], pipe: HTHPipeline, file: Path
+    recipe: DiffusionRecipe, prompts: list[str], pipe: HTHPipeline, side: int, file: Path
 ) -> None:
     """A row of images, or of frames of clips, from the same seeds in every arm."""
     frames = max(stream.drawn.num_frames for stream in recipe.data)
-    made: Any = pipe(prompts, num_frames=frames, generator=seed_generators(0, len(prompts)))
+    made: Any = pipe(
+        prompts,
+        num_frames=frames,
+        height=side,
+        width=side,
+        generator=seed_generators(0, len(prompts)),
+    )
     clips = [[image] for image in made.images] if frames == 1 else made.frames
     shown = [clip[moment] for clip in clips for moment in range(0, frames, 4)]
     save_png(make_grid(shown, columns=len(shown)), file, force=True)

@@ -18,7 +18,7 @@ from statefilm.experiments.comparison import (
     mean_loss,
     pooled,
 )
-from statefilm.experiments.judging import sample_prompts
+from statefilm.experiments.judging import at_scale, sample_prompts
 from statefilm.experiments.runner import KEPT, LEVELS, Outcome, arm_folder, before_folder
 from statefilm.experiments.study import ClipMeasures, Study
 
@@ -221,11 +221,18 @@ def _figure_table(study: Study, arms: Arms, real: Mapping[str, float] | None) ->
 
 def _samples(study: Study, arms: Arms, runs: Path, pictures: Path) -> str:
     lines = [_what_is_shown(study), ""]
-    for index, (arm, own) in enumerate(arms.items()):
-        source = arm_folder(runs, arm, own[0].seed) / "samples.png"
-        if source.is_file():
-            _enlarge(source, pictures / f"samples-{index}.png")
-            lines.append(f"- {arm}: ![samples of {arm}]({pictures.name}/samples-{index}.png)")
+    measures = study.measures
+    scales = (1.0,) if isinstance(measures, ClipMeasures) else measures.images
+    for scale in scales:
+        at = at_scale(scale)
+        if at:
+            lines += ["", f"At {scale:g} times the trained size:", ""]
+        for index, (arm, own) in enumerate(arms.items()):
+            source = arm_folder(runs, arm, own[0].seed) / f"samples{at}.png"
+            if source.is_file():
+                target = pictures / f"samples-{index}{at}.png"
+                _enlarge(source, target)
+                lines.append(f"- {arm}: ![samples of {arm}]({pictures.name}/{target.name})")
     return "\n".join(lines)
 
 
