@@ -14,9 +14,10 @@ from PIL import Image
 
 from statefilm.cli.main import run
 from statefilm.errors import UsageError
-from statefilm.experiments import STUDIES, Measures, report, run_study, write_report
+from statefilm.experiments import STUDIES, Measures, judging, report, run_study, write_report
 from statefilm.experiments import study as studies
 from statefilm.experiments.runner import LEVELS, _borrow, _read, _workers
+from statefilm.pipelines import load_pipeline
 
 TOY = {
     "compile": "none",
@@ -155,7 +156,16 @@ def test_strict_verdicts_have_rows_for_what_was_seen_and_held_out():
     assert shown == ["colors.strict", *both]
 
 
-def test_a_first_stage_is_trained_once_a_seed(toy, tmp_path):
+def test_a_first_stage_is_trained_once_and_arms_draw_at_the_precision_of_training(
+    toy, tmp_path, monkeypatch
+):
+    precisions = []
+
+    def load(folder, dtype, *rest, **kind):
+        precisions.append(dtype)
+        return load_pipeline(folder, dtype, *rest, **kind)
+
+    monkeypatch.setattr(judging, "load_pipeline", load)
     first = studies.Stage("experiment_t2i", 1, toy.arms["H"])
     changes = {"compile": "none", "data.0.batch_size": 1, "data.1.batch_size": 1}
     changes |= {"samples.steps": 1}
@@ -171,6 +181,7 @@ def test_a_first_stage_is_trained_once_a_seed(toy, tmp_path):
     )
     outcomes = run_study(study, tmp_path, [0])
     assert {one.arm for one in outcomes} == {"none", "all"}
+    assert precisions == ["bfloat16", "bfloat16"]
     assert "motion_class" in outcomes[0].metrics
     assert (tmp_path / "before" / "seed-0" / "pipeline").is_dir()
     assert any(name.startswith("video") for name in outcomes[0].losses)

@@ -1,4 +1,7 @@
-"""How a trained arm is judged: by the world's benchmarks, or as clips of a world of laws."""
+"""How a trained arm is judged: by the world's benchmarks, or as clips of a world of laws.
+
+Pipelines draw at the precision that their recipe trains with.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def judge_world(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
             stem.
     """
     assert isinstance(study.measures, Measures)
-    pipe = load_pipeline(trained, "float32", "cpu", kind=HTHPipeline)
+    pipe = load_pipeline(trained, recipe.precision, "cpu", kind=HTHPipeline)
     pipe.set_progress_bar_config(disable=True)
     measures, size = study.measures, recipe.data[0].drawn.size
     results = Results({})
@@ -104,7 +107,7 @@ def judge_clips(study: Study, recipe: DiffusionRecipe, trained: Path, samples: P
     """FVD-rand128 and the readings of generated clips, and a picture of some; see `judge_world`."""
     measures, section = study.measures, recipe.data[0].clips
     assert isinstance(measures, ClipMeasures) and section is not None
-    pipe = load_pipeline(trained, "float32", "cpu", kind=VideoDiffusionPipeline)
+    pipe = load_pipeline(trained, recipe.precision, "cpu", kind=VideoDiffusionPipeline)
     pipe.set_progress_bar_config(disable=True)
     make = clip_generator(
         pipe, section.num_frames, num_inference_steps=measures.steps, sampler="ddim"
