@@ -139,7 +139,7 @@ def test_the_page_holds_tables_pictures_and_a_sentence(toy, done, tmp_path):
     for name in ("samples-0.png", "samples-0@1.5.png"):
         assert f"(scan/{name})" in text
         with Image.open(tmp_path / "scan" / name) as picture:
-            assert picture.height > 90
+            assert picture.height > 100
     for part in ("## Training", "## Figures", "single_object.strict@1.5", "`experiment_t2i`"):
         assert part in text
     pictures = {file.name for file in (tmp_path / "scan").iterdir()}
